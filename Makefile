@@ -1,0 +1,22 @@
+# make test: the quick suite, under 15 minutes on 2 cores.  make test-all: slow, S3 and chaos tests too.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test test-all lint clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow and not s3 and not chaos"
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,122 @@
+"""Segment a raster of any size into a Zarr mosaic.
+
+python jobs/segment_region.py --config run.yaml
+ray job submit --working-dir . -- python jobs/segment_region.py --config s3://bucket/run.yaml
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
+
+from jobs.command_line import make_parser, run_job
+from pipeline.config import RunConfig
+from pipeline.errors import SettingsError
+from pipeline.segment.plan_table import plan_table
+from pipeline.segment.run import plan_only, segment
+from pipeline.settings import load_settings
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = make_parser("Segment a raster of any size into a Zarr mosaic.", RunConfig)
+    parser.add_argument("--source", action="append", metavar="URL", help="raster to read; repeatable")
+    parser.add_argument("--model", metavar="URL", help="checkpoint directory or prefix")
+    parser.add_argument("--output", metavar="URL", help="mosaic to write; {stem} with --each")
+    parser.add_argument("--executor", choices=("ray", "local"), help="ray: actors; local: this process")
+    parser.add_argument("--workers", type=int, metavar="N", help="blocks computed at once")
+    parser.add_argument(
+        "--plan", action="store_true", help="print the plan and stop: no Ray, no GPU, no write"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start over: what the output holds is deleted"
+    )
+    parser.add_argument("--each", action="store_true", help="one mosaic per source")
+    return parser.parse_args(arguments)
+
+
+def load(options: argparse.Namespace) -> RunConfig:
+    """Settings from file and flags."""
+    return load_settings(
+        RunConfig,
+        config_url=options.config,
+        assignments=options.set,
+        flags={
+            "source.urls": options.source,
+            "model.url": options.model,
+            "output.url": options.output,
+            "compute.executor": options.executor,
+            "compute.workers": options.workers,
+        },
+    )
+
+
+def one_config_each(config: RunConfig) -> list[RunConfig]:
+    """The same run for every source, each with an output of its own."""
+    if "{stem}" not in config.output.url:
+        raise SettingsError(f"with --each, --output must hold {{stem}}, got {config.output.url}")
+    stems = [PurePosixPath(url).stem for url in config.source.urls]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise SettingsError(f"with --each, sources must have different names, got {', '.join(twice)} twice")
+    return [
+        config.model_copy(
+            update={
+                "source": config.source.model_copy(update={"urls": (url,)}),
+                "output": config.output.model_copy(update={"url": config.output.url.replace("{stem}", stem)}),
+            }
+        )
+        for url, stem in zip(config.source.urls, stems, strict=True)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, tell."""
+    options = parse(arguments)
+    configs: list[RunConfig] = []
+
+    def job() -> dict[str, Any]:
+        config = load(options)
+        configs.extend(one_config_each(config) if options.each else [config])
+        if options.plan:
+            plans = [plan_only(config) for config in configs]
+            for plan in plans:
+                if not options.json:
+                    sys.stdout.write(plan_table(plan) + "\n")
+            return {"status": "complete"} | (plans[0] if len(plans) == 1 else {"plans": plans})
+        reports = [_segment_and_tell(config, options) for config in configs]
+        return reports[0] if len(reports) == 1 else _together(reports)
+
+    return run_job(
+        job,
+        as_json=options.json,
+        traceback_folder=lambda: f"{configs[0].output.url}.run" if configs and not options.plan else None,
+    )
+
+
+def _segment_and_tell(config: RunConfig, options: argparse.Namespace) -> dict[str, Any]:
+    report = segment(config, overwrite=options.overwrite)
+    blocks = report["blocks"]
+    for fault in report["audit"]["faults"]:
+        sys.stderr.write(f"{fault}\n")
+    if not options.json:
+        sys.stdout.write(
+            f"{report['status']}: {blocks['done']} blocks done, {blocks['empty']} empty, "
+            f"{blocks['skipped']} finished earlier, {blocks['failed']} failed, of {blocks['total']}; "
+            f"{report['mpx_per_s']:.2f} Mpx/s; {report['output']}\n"
+        )
+    return report
+
+
+def _together(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """One status for several mosaics: the worst."""
+    order = ("interrupted", "incomplete", "complete")
+    statuses = {report["status"] for report in reports}
+    return {"status": next(status for status in order if status in statuses), "reports": reports}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Rasters: integer windows, georeferenced grids, sources to read and mosaics to write."""

@@ -1,0 +1,295 @@
+"""Windowed reads from a raster that may be far larger than memory.
+
+A ``RasterSource`` is opened from a ``SourceSpec``, which is plain data and travels to workers. Outside the
+raster nothing is valid; what is not valid never reaches a network as a value.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, LifoQueue
+from typing import Any, Protocol
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.session import DummySession
+from rasterio.windows import Window as RasterioWindow
+
+from pipeline.errors import BlockError, SourceError
+from pipeline.raster.grid import Grid
+from pipeline.raster.window import Window
+from pipeline.storage import Folder, gdal_options, gdal_path, is_local, normalise_url, redact, split_url
+
+# Rasters without a place on the ground are welcome here: rasterio's warning would tell nobody anything.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+GDAL_CACHE_BYTES = 256 << 20
+REMOTE_READS = 8
+"""Ranges asked for at once from a bucket, where waiting costs more than decoding."""
+
+MAX_BANDS = 64
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one version of a file from another."""
+
+    url: str
+    size_bytes: int | None
+    etag: str | None
+    modified: str | None
+
+
+@dataclass(frozen=True)
+class BandInfo:
+    """One band as the file describes it; ``number`` counts from 1."""
+
+    number: int
+    name: str | None
+    dtype: str
+    is_alpha: bool
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a raster says of itself before any pixel is read."""
+
+    url: str
+    grid: Grid
+    bands: tuple[BandInfo, ...]
+    identity: Identity
+    block_shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """How to open a source: plain values only.
+
+    Attributes:
+        url: Where it lies, normalised.
+        bands: Band numbers in the model's order.
+        nodata: Value without data; None: as the file declares.
+        num_threads: CPU threads that GDAL may decode with.
+    """
+
+    url: str
+    bands: tuple[int, ...]
+    nodata: float | None
+    num_threads: int = 1
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A window's pixels.
+
+    Attributes:
+        samples_CHW: Raw values; whatever stands where nothing is valid is 0.
+        valid_HW: Where at least one band has data.
+        missing_CHW: Samples without data at pixels that are valid, or None where there are none.
+    """
+
+    samples_CHW: NDArray[Any]
+    valid_HW: NDArray[np.bool_]
+    missing_CHW: NDArray[np.bool_] | None
+
+
+class RasterSource(Protocol):
+    """Anything that pixels can be read from by window."""
+
+    info: SourceInfo
+
+    def read(self, window: Window) -> Pixels:
+        """The pixels of a window, which may pass the source's edges."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+def open_source(spec: SourceSpec) -> RasterSource:
+    """The source that a spec describes."""
+    return GdalSource(spec)
+
+
+def inspect_source(url: str) -> SourceInfo:
+    """What a raster says of itself; refuses what cannot be segmented."""
+    url = normalise_url(url)
+    with _gdal(num_threads=1), _open_dataset(url) as dataset:
+        bands = tuple(
+            BandInfo(number, description or None, dtype, interp == ColorInterp.alpha)
+            for number, description, dtype, interp in zip(
+                dataset.indexes, dataset.descriptions, dataset.dtypes, dataset.colorinterp, strict=True
+            )
+        )
+        grid = Grid(
+            dataset.height,
+            dataset.width,
+            dataset.transform,
+            dataset.crs.to_wkt() if dataset.crs else None,
+        )
+        block_shape = tuple(dataset.block_shapes[0])
+    if len(bands) > MAX_BANDS:
+        raise SourceError(f"a source must have 1 to {MAX_BANDS} bands, got {len(bands)} in {redact(url)}")
+    odd = [band.dtype for band in bands if "complex" in band.dtype]
+    if odd:
+        raise SourceError(f"bands must hold real numbers, got {odd[0]} in {redact(url)}")
+    return SourceInfo(redact(url), grid, bands, _identify(url), (block_shape[0], block_shape[1]))
+
+
+class GdalSource:
+    """One raster that GDAL opens: COG, VRT, PNG, slide and a hundred other formats.
+
+    Reads may come from several threads: a GDAL data set serves one thread at a time, so each read takes one
+    from a pool, and opens another only when all are in use.
+    """
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.spec = spec
+        self.info = inspect_source(spec.url)
+        self._idle: LifoQueue[DatasetReader] = LifoQueue()
+        self._strip_reads = 1 if is_local(spec.url) else REMOTE_READS
+        self._strips = ThreadPoolExecutor(self._strip_reads, thread_name_prefix="read")
+        with self._dataset() as dataset:
+            self._file_dtype = np.result_type(*[np.dtype(dataset.dtypes[band - 1]) for band in spec.bands])
+            self._nodata = [self._nodata_of(dataset, band) for band in spec.bands]
+            self._mask_bands = _mask_bands(dataset, spec.bands)
+
+    def read(self, window: Window) -> Pixels:
+        """The pixels of a window, which may pass the raster's edges."""
+        inside = window.intersect(self.info.grid.window)
+        samples = np.zeros((len(self.spec.bands), *window.shape), _working_dtype(self._file_dtype))
+        present = np.zeros(samples.shape, np.bool_)
+        if inside.num_pixels:
+            strips = _split_rows(inside, self.info.block_shape[0], self._strip_reads)
+            jobs = [
+                self._strips.submit(self._read_strip, strip, window, samples, present) for strip in strips
+            ]
+            for job in jobs:
+                job.result()
+        valid: NDArray[np.bool_] = np.any(present, axis=0)
+        missing = ~present & valid
+        samples[~present] = 0
+        return Pixels(samples, valid, missing if missing.any() else None)
+
+    def close(self) -> None:
+        """Close every data set."""
+        self._strips.shutdown()
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except Empty:
+                return
+
+    def _read_strip(
+        self, strip: Window, frame: Window, samples: NDArray[Any], present: NDArray[np.bool_]
+    ) -> None:
+        """Fill one strip's part of the frame's arrays; strips do not overlap, so threads never meet."""
+        rows, cols = strip.relative_to(frame).slices
+        part = RasterioWindow(strip.col, strip.row, strip.width, strip.height)
+        with self._dataset() as dataset:
+            raw = dataset.read(list(self.spec.bands), window=part, out_dtype=self._file_dtype)
+            masks = {band: dataset.read_masks(band, window=part) > 0 for band in set(self._mask_bands) - {0}}
+        for channel, (values, nodata) in enumerate(zip(raw, self._nodata, strict=True)):
+            has_data = present[channel, rows, cols]
+            has_data[:] = _has_data(values, nodata)
+            if self._mask_bands[channel]:
+                has_data &= masks[self._mask_bands[channel]]
+        with np.errstate(over="ignore"):  # what overflows float32 was seen to be no data, or is infinite now
+            samples[:, rows, cols] = raw
+
+    def _nodata_of(self, dataset: DatasetReader, band: int) -> float | None:
+        if self.spec.nodata is not None:
+            return self.spec.nodata
+        declared = dataset.nodatavals[band - 1]
+        return None if declared is None else float(declared)
+
+    @contextmanager
+    def _dataset(self) -> Iterator[DatasetReader]:
+        with _gdal(num_threads=self.spec.num_threads):
+            try:
+                dataset = self._idle.get_nowait()
+            except Empty:
+                dataset = _open_dataset(self.spec.url)
+            try:
+                yield dataset
+            except RasterioError as error:
+                dataset.close()
+                raise BlockError(f"cannot read {redact(self.spec.url)}: {error}") from error
+            self._idle.put(dataset)
+
+
+def _open_dataset(url: str) -> DatasetReader:
+    try:
+        return rasterio.open(gdal_path(url))
+    except RasterioError as error:
+        if is_local(url) and not Path(url).exists():
+            raise SourceError(f"there must be a raster at {url}; there is no such file") from error
+        raise SourceError(f"cannot open {redact(url)} as a raster: {error}") from error
+
+
+def _gdal(*, num_threads: int) -> rasterio.Env:
+    options = gdal_options(cache_bytes=GDAL_CACHE_BYTES, num_threads=num_threads)
+    # GDAL reads the credential variables itself; rasterio's own sessions would ask for boto3.
+    return rasterio.Env(session=DummySession(), **options)
+
+
+def _identify(url: str) -> Identity:
+    parent, name = split_url(url)
+    found = Folder(parent).head(name)
+    if found is None:
+        return Identity(redact(url), None, None, None)
+    # A local file's ETag holds its inode, which a copy changes; its size and time say enough.
+    etag = None if is_local(url) else found.etag
+    return Identity(redact(url), found.size_bytes, etag, found.modified)
+
+
+def _working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """A type that torch can take: 64-bit values become float32, half precision too."""
+    return np.dtype(np.float32) if dtype.itemsize == 8 or dtype == np.float16 else dtype
+
+
+def _has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    is_float = values.dtype.kind == "f"
+    has_data: NDArray[np.bool_] = np.isfinite(values) if is_float else np.ones(values.shape, np.bool_)
+    if nodata is None or math.isnan(nodata):
+        return has_data
+    if is_float or _fits(nodata, values.dtype):
+        has_data &= values != values.dtype.type(nodata)
+    return has_data
+
+
+def _fits(value: float, dtype: np.dtype[Any]) -> bool:
+    return value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
+def _mask_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
+    """For each band the band whose mask applies, 0 for none; alpha does not mask where it is data itself."""
+    alpha_is_data = any(dataset.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
+    result = []
+    for band in bands:
+        flags = dataset.mask_flag_enums[band - 1]
+        by_alpha = MaskFlags.alpha in flags and not alpha_is_data
+        by_file = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        by_own = not flags
+        result.append(bands[0] if by_alpha or by_file else band if by_own else 0)
+    return result
+
+
+def _split_rows(window: Window, block_rows: int, parts: int) -> list[Window]:
+    """A window cut between the file's own rows of blocks, so that no block is fetched twice."""
+    first, last = window.row // block_rows, (window.row_stop - 1) // block_rows
+    step = max(1, math.ceil((last - first + 1) / parts)) * block_rows
+    cuts = range((first * block_rows) + step, window.row_stop, step)
+    edges = [window.row, *cuts, window.row_stop]
+    return [
+        Window.from_bounds(start, window.col, stop, window.col_stop)
+        for start, stop in itertools.pairwise(edges)
+    ]

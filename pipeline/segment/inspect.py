@@ -1,0 +1,178 @@
+"""Look before running: the raster, the model, and whether they fit each other. Nothing is written."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplab_core.metadata import METADATA_NAME, CheckpointError, CheckpointMetadata
+from pipeline.config import RegionSettings, RunConfig, SourceSettings
+from pipeline.errors import ModelError, SettingsError
+from pipeline.raster import region as regions
+from pipeline.raster.bands import choose_bands
+from pipeline.raster.grid import Grid
+from pipeline.raster.polygons import from_geojson
+from pipeline.raster.region import Region
+from pipeline.raster.source import SourceInfo, SourceSpec, inspect_source, open_source
+from pipeline.raster.window import Window
+from pipeline.segment.lattice import LATTICE_MULTIPLE_PX
+from pipeline.storage import Folder, normalise_url, redact
+
+logger = logging.getLogger(__name__)
+
+WIDE_IN_STD = 10.0
+PROBE_PX = 256
+PROBES_PER_AXIS = 3
+FAR_IN_STD = 3.0
+"""A band whose mean lies further from the model's than this, in the model's std, is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known before a plan is made.
+
+    Attributes:
+        source: What the raster says of itself.
+        spec: How it will be opened.
+        dtype: Type of its samples as they will be kept.
+        model_folder: Where the checkpoint lies.
+        model: What the checkpoint says of itself.
+        region: What is wanted of the source.
+        gain: Factor a band from raw values to the network's.
+        bias: Added after the factor.
+    """
+
+    source: SourceInfo
+    spec: SourceSpec
+    dtype: np.dtype[np.generic]
+    model_folder: Folder
+    model: CheckpointMetadata
+    region: Region
+    gain: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
+def inspect(config: RunConfig) -> Inspection:
+    """Open source and model; refuse what does not fit, warn of what looks odd."""
+    model_folder = Folder.at(config.model.url)
+    model = read_model(model_folder)
+    if len(config.source.urls) != 1:
+        raise SettingsError(
+            f"a mosaic is made of one source, got {len(config.source.urls)}; "
+            "use --each for one mosaic a source, or a GDAL VRT that joins them"
+        )
+    source = inspect_source(config.source.urls[0])
+    bands = choose_bands(
+        source.bands,
+        wanted=config.source.bands,
+        model_bands=model.bands,
+        in_channels=model.config.in_channels,
+    )
+    spec = SourceSpec(normalise_url(config.source.urls[0]), bands, config.source.nodata)
+    gain, bias = _normalisation(model, config.source)
+    dtype = _warn_of_strange_statistics(spec, model, config.source)
+    region = choose_region(source.grid, config.region)
+    return Inspection(source, spec, dtype, model_folder, model, region, gain, bias)
+
+
+def read_model(folder: Folder) -> CheckpointMetadata:
+    """What a checkpoint says of itself, without its weights."""
+    try:
+        return CheckpointMetadata.from_json(folder.read(METADATA_NAME), where=redact(folder.url))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"--model must be a checkpoint with {METADATA_NAME} and model.safetensors; "
+            f"there is no {METADATA_NAME} in {redact(folder.url)}"
+        ) from error
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
+
+
+def choose_region(grid: Grid, settings: RegionSettings) -> Region:
+    """The region that the settings name, in the source's pixels."""
+    if settings.window is not None:
+        row, col, height, width = settings.window
+        if height < 1 or width < 1:
+            raise SettingsError(f"region.window must be at least 1 × 1 px, got {height} × {width}")
+        return regions.from_window(grid, Window(row, col, height, width))
+    if settings.bbox is not None:
+        return regions.from_bbox(grid, settings.bbox)
+    if settings.polygon is not None:
+        return from_geojson(grid, settings.polygon)
+    return regions.whole(grid)
+
+
+def check_crops(crop_px: int, stride_px: int, *, input_multiple_px: int, node_px: int) -> None:
+    """Refuse crops whose features would not fall on the lattice of this model."""
+    if (crop_px - 1) % input_multiple_px:
+        below = (crop_px - 1) // input_multiple_px * input_multiple_px + 1
+        raise SettingsError(
+            f"crop.size_px must be a multiple of {input_multiple_px} plus 1 for this model, got {crop_px}; "
+            f"take {below} or {below + input_multiple_px}"
+        )
+    if LATTICE_MULTIPLE_PX % node_px or stride_px % node_px:
+        raise SettingsError(f"crop.stride_px must be a multiple of {node_px} for this model, got {stride_px}")
+
+
+def _normalisation(
+    model: CheckpointMetadata, settings: SourceSettings
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale, offset, mean and std as one factor and one summand a band."""
+    count = model.config.in_channels
+    scale = _per_band("source.scale", settings.scale, 1.0, count)
+    offset = _per_band("source.offset", settings.offset, 0.0, count)
+    gain = tuple(s / std for s, std in zip(scale, model.std, strict=True))
+    bias = tuple((o - mean) / std for o, mean, std in zip(offset, model.mean, model.std, strict=True))
+    return gain, bias
+
+
+def _per_band(name: str, value: float | Sequence[float] | None, default: float, count: int) -> list[float]:
+    if value is None:
+        return [default] * count
+    if isinstance(value, int | float):
+        return [float(value)] * count
+    if len(value) != count:
+        raise SettingsError(f"{name} must be one number or one for each of {count} bands, got {len(value)}")
+    return [float(number) for number in value]
+
+
+def _warn_of_strange_statistics(
+    spec: SourceSpec, model: CheckpointMetadata, settings: SourceSettings
+) -> np.dtype[np.generic]:
+    """Compare a few windows with the model's statistics; gives the samples' type."""
+    source = open_source(spec)
+    try:
+        grid = source.info.grid.window
+        probes = [
+            Window(_probe(grid.height, i), _probe(grid.width, j), PROBE_PX, PROBE_PX).intersect(grid)
+            for i in range(PROBES_PER_AXIS)
+            for j in range(PROBES_PER_AXIS)
+        ]
+        read = [source.read(probe) for probe in probes]
+    finally:
+        source.close()
+    scale = _per_band("source.scale", settings.scale, 1.0, len(spec.bands))
+    offset = _per_band("source.offset", settings.offset, 0.0, len(spec.bands))
+    for channel, band in enumerate(spec.bands):
+        samples = np.concatenate([pixels.samples_CHW[channel][pixels.valid_HW] for pixels in read])
+        if samples.size:
+            _compare(band, samples.astype(np.float64) * scale[channel] + offset[channel], model, channel)
+    return np.dtype(read[0].samples_CHW.dtype)
+
+
+def _compare(band: int, values: NDArray[np.float64], model: CheckpointMetadata, channel: int) -> None:
+    mean, std = float(values.mean()), float(values.std())
+    expected_mean, expected_std = model.mean[channel], model.std[channel]
+    if abs(mean - expected_mean) > FAR_IN_STD * expected_std or std > WIDE_IN_STD * expected_std:
+        logger.warning(
+            "band %d has mean %.4g and std %.4g where it was looked at, but the model expects mean %.4g and "
+            "std %.4g (%s); check source.scale, source.offset and the band order",
+            band, mean, std, expected_mean, expected_std, model.bands[channel],
+        )  # fmt: skip
+
+
+def _probe(length: int, index: int) -> int:
+    """Start of one of the windows looked at, spread over an axis."""
+    return max(0, (length - PROBE_PX) * (2 * index + 1) // (2 * PROBES_PER_AXIS))

@@ -1,0 +1,125 @@
+"""Smaller copies of a mosaic: classes by majority, confidence by mean.
+
+A task reads one square of a level and writes the three next coarser ones; the square is one chunk of the
+coarsest of them, so that here too every object has one writer. Coarser levels follow in further rounds.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_NODATA, MosaicLayout, create_class_arrays
+from pipeline.raster.window import Window
+from pipeline.segment.executor import Record
+from pipeline.storage import Folder
+
+LEVELS_PER_ROUND = 3
+SQUARE_PX = CHUNK_PX << LEVELS_PER_ROUND
+
+Halve = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def factors(height: int, width: int) -> list[int]:
+    """By how much each overview is smaller; the last one fits into a chunk."""
+    result = []
+    factor = 1
+    while max(height, width) > CHUNK_PX * factor:
+        factor *= 2
+        result.append(factor)
+    return result
+
+
+def rounds(height: int, width: int) -> list[int]:
+    """The level that each round reads: 1, 8, 64, …."""
+    return [1, *factors(height, width)][:-1:LEVELS_PER_ROUND]
+
+
+def tasks(height: int, width: int, base: int) -> list[str]:
+    """The squares of a level, as names."""
+    rows, cols = (math.ceil(math.ceil(size / base) / SQUARE_PX) for size in (height, width))
+    return [f"{base}/{row}/{col}" for row in range(rows) for col in range(cols)]
+
+
+def create_overviews(folder: Folder, layout: MosaicLayout) -> None:
+    """Write the overviews' metadata; harmless where they are there already."""
+    group = zarr.open_group(folder.zarr_store(), mode="r+")
+    for factor in factors(*layout.grid.window.shape):
+        level = group.require_group(f"overviews/{factor}")
+        create_class_arrays(level, layout, layout.grid.coarsen(factor))
+
+
+@dataclass
+class OverviewWorker:
+    """Reads a square and writes the three levels above it."""
+
+    folder: Folder
+    layout: MosaicLayout
+
+    def __call__(self, task: str) -> Record:
+        """Compute the overviews of one square."""
+        base, row, col = (int(part) for part in task.split("/"))
+        group = zarr.open_group(self.folder.zarr_store(), mode="r+")
+        nodata = self.layout.class_nodata
+        self._reduce(group, "classes", base, row, col, lambda values: majority(values, nodata))
+        self._reduce(group, "confidence", base, row, col, mean)
+        return {"state": "done"}
+
+    def _reduce(self, group: zarr.Group, name: str, base: int, row: int, col: int, halve: Halve) -> None:
+        source = _array(group, name if base == 1 else f"overviews/{base}/{name}")
+        height, width = source.shape
+        square = Window(row * SQUARE_PX, col * SQUARE_PX, SQUARE_PX, SQUARE_PX)
+        square = square.intersect(Window(0, 0, height, width))
+        values = np.asarray(source[square.slices])
+        known = factors(*self.layout.grid.window.shape)
+        for level in range(1, LEVELS_PER_ROUND + 1):
+            if base << level not in known:
+                return
+            values = halve(values)
+            top, left = square.row >> level, square.col >> level
+            target = _array(group, f"overviews/{base << level}/{name}")
+            target[top : top + values.shape[0], left : left + values.shape[1]] = values
+
+
+def majority(values: NDArray[Any], nodata: int) -> NDArray[Any]:
+    """The commonest of each 2 × 2 values, nodata aside; the first in reading order among equals."""
+    quarter = _quarters(values, nodata)
+    best, best_votes = quarter[0].copy(), np.zeros(quarter[0].shape, np.uint8)
+    for candidate in quarter:
+        votes = np.zeros(candidate.shape, np.uint8)
+        for other in quarter:
+            votes += candidate == other
+        votes[candidate == nodata] = 0
+        better = votes > best_votes
+        best[better], best_votes[better] = candidate[better], votes[better]
+    return best
+
+
+def mean(values: NDArray[Any]) -> NDArray[Any]:
+    """The mean of each 2 × 2 values, nodata aside, rounded half up."""
+    quarter = _quarters(values, CONFIDENCE_NODATA)
+    total = np.zeros(quarter[0].shape, np.uint16)
+    count = np.zeros(quarter[0].shape, np.uint16)
+    for part in quarter:
+        known = part != CONFIDENCE_NODATA
+        total += np.where(known, part, 0)
+        count += known
+    rounded = (2 * total + count) // np.maximum(2 * count, 1)
+    return np.where(count == 0, CONFIDENCE_NODATA, rounded).astype(values.dtype)
+
+
+def _quarters(values: NDArray[Any], nodata: int) -> list[NDArray[Any]]:
+    height, width = values.shape
+    even = np.pad(values, ((0, height % 2), (0, width % 2)), constant_values=nodata)
+    return [even[row::2, col::2] for row in (0, 1) for col in (0, 1)]
+
+
+def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
+    found = group[path]
+    if not isinstance(found, zarr.Array):
+        raise TypeError(f"{path} must be an array")
+    return found

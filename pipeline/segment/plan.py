@@ -1,0 +1,179 @@
+"""Which blocks there are, which crops each takes, and what all of it comes to. Arithmetic, no reading.
+
+A block is whole chunks of the mosaic and one task: it reads a halo, computes every crop with a say in its
+pixels and writes its objects once. Crops over a block's edge are computed by both neighbours;
+``crops_computed`` over ``crops_unique`` is the price.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.raster.grid import Grid
+from pipeline.raster.region import Region
+from pipeline.raster.window import Window
+from pipeline.segment.lattice import Axis, Lattice
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """One task: its place in the grid of blocks."""
+
+    row: int
+    col: int
+
+    @property
+    def id(self) -> str:
+        """A name that sorts."""
+        return f"r{self.row:05d}c{self.col:05d}"
+
+    @classmethod
+    def from_id(cls, name: str) -> "Block":
+        """The block of that name."""
+        return cls(int(name[1:6]), int(name[7:12]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Blocks over a region of a source.
+
+    Attributes:
+        lattice: Crops and nodes of the whole source.
+        region: What is wanted of it.
+        block_px: Side of a block.
+    """
+
+    lattice: Lattice
+    region: Region
+    block_px: int
+
+    @cached_property
+    def mosaic_window(self) -> Window:
+        """The mosaic in the source's pixels: the region's box, snapped outward to the crops' lattice.
+
+        Snapped, a region's mosaic has its nodes where a full run has them, and equals it there.
+        """
+        source = Window(0, 0, self.lattice.rows.length_px, self.lattice.cols.length_px)
+        return self.region.box.snap_outward(self.lattice.stride_px).intersect(source)
+
+    def mosaic_grid(self, source: Grid) -> Grid:
+        """Where the mosaic lies."""
+        return source.crop(self.mosaic_window)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of blocks."""
+        return math.ceil(self.mosaic_window.height / self.block_px)
+
+    @property
+    def block_cols(self) -> int:
+        """Columns of blocks."""
+        return math.ceil(self.mosaic_window.width / self.block_px)
+
+    def window(self, block: Block) -> Window:
+        """A block's pixels in the mosaic."""
+        whole = Window(0, 0, *self.mosaic_window.shape)
+        origin = Window(block.row * self.block_px, block.col * self.block_px, self.block_px, self.block_px)
+        return origin.intersect(whole)
+
+    def source_window(self, block: Block) -> Window:
+        """A block's pixels in the source."""
+        return self.window(block).shift(self.mosaic_window.row, self.mosaic_window.col)
+
+    def served_window(self, block: Block) -> Window:
+        """The part of a block that may be wanted, in the source's pixels."""
+        return self.source_window(block).intersect(self.region.box)
+
+    def halo(self, block: Block) -> Window:
+        """The source pixels that a block's crops look at; may pass the source's edges."""
+        return self.lattice.halo(self.served_window(block))
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks with something wanted, row by row."""
+        for row in range(self.block_rows):
+            line = [Block(row, col) for col in range(self.block_cols)]
+            touched = self.region.touches([self.source_window(block) for block in line])
+            yield from (block for block, is_touched in zip(line, touched, strict=True) if is_touched)
+
+    @cached_property
+    def counts(self) -> "Counts":
+        """Blocks and crops of the whole plan."""
+        if self.region.polygons_wkb is None:
+            return self._count_box()
+        return self._count_polygons()
+
+    def _count_box(self) -> "Counts":
+        """Rows and columns are independent of each other: sums over the axes multiply."""
+        box, mosaic = self.region.box, self.mosaic_window
+        rows = self._crops_per_block(self.lattice.rows, mosaic.row, self.block_rows, box.row, box.row_stop)
+        cols = self._crops_per_block(self.lattice.cols, mosaic.col, self.block_cols, box.col, box.col_stop)
+        crop_rows, crop_cols = self.lattice.crops(box)
+        return Counts(
+            blocks=len(rows) * len(cols),
+            crops_unique=len(crop_rows) * len(crop_cols),
+            crops_computed=sum(rows) * sum(cols),
+            crops_largest_block=max(rows) * max(cols),
+        )
+
+    def _crops_per_block(
+        self, axis: Axis, origin_px: int, num_blocks: int, wanted_start: int, wanted_stop: int
+    ) -> list[int]:
+        starts = range(origin_px, origin_px + num_blocks * self.block_px, self.block_px)
+        spans = (
+            axis.crops(max(start, wanted_start), min(start + self.block_px, wanted_stop)) for start in starts
+        )
+        return [len(span) for span in spans if span]
+
+    def _count_polygons(self) -> "Counts":
+        """Each crop is asked whether it serves a polygon; sums over blocks come from running totals."""
+        box = self.region.box
+        crop_rows, crop_cols = self.lattice.crops(box)
+        touched = np.array([self._touched(row, crop_cols) for row in crop_rows], np.bool_)
+        totals = np.pad(touched.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+        per_block = []
+        for block in self.blocks():
+            rows, cols = self.lattice.crops(self.served_window(block))
+            top, left = rows.start - crop_rows.start, cols.start - crop_cols.start
+            bottom, right = top + len(rows), left + len(cols)
+            per_block.append(
+                int(totals[bottom, right] - totals[top, right] - totals[bottom, left] + totals[top, left])
+            )
+        return Counts(len(per_block), int(touched.sum()), sum(per_block), max(per_block, default=0))
+
+    def _touched(self, crop_row: int, crop_cols: range) -> NDArray[np.bool_]:
+        side, stride = self.lattice.crop_px, self.lattice.stride_px
+        reach = self.lattice.node_px - 1
+        crops = [Window(crop_row * stride, col * stride, side, side).grow(reach) for col in crop_cols]
+        return self.region.touches(crops)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a plan comes to. With polygons, crops are those that may serve one."""
+
+    blocks: int
+    crops_unique: int
+    crops_computed: int
+    crops_largest_block: int
+
+    @property
+    def overlap_ratio(self) -> float:
+        """Crops computed for each crop there is."""
+        return self.crops_computed / max(1, self.crops_unique)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``plan.json`` and ``--plan --json`` have it."""
+        return {
+            "blocks": self.blocks,
+            "crops": {
+                "unique": self.crops_unique,
+                "computed": self.crops_computed,
+                "ratio": round(self.overlap_ratio, 4),
+                "largest_block": self.crops_largest_block,
+            },
+        }

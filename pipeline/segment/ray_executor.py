@@ -1,0 +1,303 @@
+"""Workers as Ray actors: one a GPU, or a share of the CPUs. The only file of this wing that knows Ray.
+
+Actors load the model once and read, compute and write blocks themselves: no pixel passes through Ray's
+object store. Ray restarts actors that die; what they were computing is decided here. A preempted attempt is
+free, and nodes about to leave get nothing new.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from pipeline.segment.executor import (
+    TASKS_IN_FLIGHT,
+    Backlog,
+    Event,
+    Finished,
+    GivenUp,
+    OnEvent,
+    Record,
+    Worker,
+    WorkerFactory,
+    close_worker,
+    describe,
+)
+from pipeline.segment.resolve import Machine, Workers
+from pipeline.storage import credentials
+
+Reference = Any
+"""Ray's handle on a result to come; its types do not say more."""
+
+POLL_S = 1.0
+GROW_EVERY_S = 10.0
+NODE_LOOK_EVERY_S = 2.0
+CLOSE_S = 10.0
+
+
+@contextmanager
+def ray_session(machine: Machine, *, cores: int) -> Iterator[Machine]:
+    """Attach to the cluster that a submitted job runs on, or start one on this machine and end it.
+
+    Args:
+        machine: This machine.
+        cores: CPUs that the workers will ask for; a local cluster offers at least these.
+
+    Yields:
+        The whole cluster as one machine.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        # A token for this cluster alone, handed down by environment: nothing is written to the home folder.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        ray.init(
+            address="local",
+            num_cpus=max(machine.cores, cores),
+            include_dashboard=False,
+            _memory=machine.memory_bytes,
+            **quiet,
+        )
+    try:
+        yield _whole_cluster(machine)
+    finally:
+        ray.shutdown()
+
+
+def _whole_cluster(driver: Machine) -> Machine:
+    """Nodes that compute, described by the smallest; a head without CPUs is none of them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0)]
+    if not nodes:
+        return driver  # none has joined yet: workers wait for those that the autoscaler brings
+    gpus = float(sum(node.get("GPU", 0.0) for node in nodes))
+    return replace(
+        driver,
+        nodes=len(nodes),
+        cores=int(min(node["CPU"] for node in nodes)),
+        gpus=gpus,
+        memory_bytes=int(min(node.get("memory", driver.memory_bytes) for node in nodes)),
+        native_bf16=driver.native_bf16 or gpus > 0,
+    )
+
+
+class _WorkerActor:
+    """A worker in a process of its own; several threads call it."""
+
+    def __init__(self, make_worker: WorkerFactory, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        self._make_worker = make_worker
+        self._worker: Worker | None = None
+        self._making = threading.Lock()
+
+    def ready(self) -> str:
+        """Make the worker; gives the node it runs on. Not in ``__init__``: here a failure keeps its type."""
+        self._made()
+        return ray.get_runtime_context().get_node_id()
+
+    def run(self, task: str) -> Record:
+        return self._made()(task)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            close_worker(self._worker)
+
+    def _made(self) -> Worker:
+        with self._making:
+            if self._worker is None:
+                self._worker = self._make_worker()
+            return self._worker
+
+
+@dataclass
+class _Seat:
+    """One actor, and what it is busy with."""
+
+    actor: Any
+    becoming_ready: Reference | None
+    node_id: str | None = None
+    tasks: dict[Reference, str] = field(default_factory=dict)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.becoming_ready is None
+
+
+class RayExecutor:
+    """Runs tasks on actors of the attached cluster; to be used within ``ray_session``."""
+
+    def __init__(self, workers: Workers, memory_bytes: int) -> None:
+        self._workers = workers
+        self._memory_bytes = memory_bytes
+        self._seats: list[_Seat] = []
+        self._metrics = _Metrics()
+        self._draining: set[str] = set()
+        self._looked_at_nodes = self._looked_at_cluster = 0.0
+
+    def run(
+        self, make_worker: WorkerFactory, tasks: Sequence[str], on_event: OnEvent, stop: threading.Event
+    ) -> None:
+        """Run all tasks; nodes may join and leave meanwhile."""
+        if not tasks:
+            return
+        backlog = Backlog(tasks)
+        for _ in range(min(self._workers.count, len(tasks))):
+            self._open_seat(make_worker)
+        try:
+            while (backlog and not stop.is_set()) or self._running():
+                if not stop.is_set():
+                    self._grow(make_worker, len(backlog))
+                    self._dispatch(backlog)
+                for event in self._collect(backlog):
+                    self._metrics.count(event)
+                    on_event(event)
+                self._metrics.show_queue(len(backlog), self._running())
+        finally:
+            self._close_seats()
+
+    def _open_seat(self, make_worker: WorkerFactory) -> None:
+        needs = self._workers
+        actor: Any = (
+            ray.remote(_WorkerActor)
+            .options(
+                num_cpus=needs.threads,
+                num_gpus=needs.gpus,
+                memory=self._memory_bytes,
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=TASKS_IN_FLIGHT + 1,
+            )
+            .remote(make_worker, credentials())
+        )
+        self._seats.append(_Seat(actor, actor.ready.remote()))
+
+    def _grow(self, make_worker: WorkerFactory, waiting: int) -> None:
+        """With workers on auto, take up what has joined the cluster."""
+        if not self._workers.grow or time.monotonic() - self._looked_at_cluster < GROW_EVERY_S:
+            return
+        self._looked_at_cluster = time.monotonic()
+        total = ray.cluster_resources()
+        needs = self._workers
+        room = total.get("GPU", 0.0) / needs.gpus if needs.gpus else total.get("CPU", 0.0) / needs.threads
+        while len(self._seats) < min(int(room), waiting + self._running()):
+            self._open_seat(make_worker)
+
+    def _dispatch(self, backlog: Backlog) -> None:
+        self._look_for_draining_nodes()
+        for load in range(TASKS_IN_FLIGHT):
+            for seat in self._seats:
+                if not seat.is_ready or len(seat.tasks) != load or seat.node_id in self._draining:
+                    continue
+                task = backlog.take()
+                if task is None:
+                    return
+                seat.tasks[seat.actor.run.remote(task)] = task
+
+    def _collect(self, backlog: Backlog) -> list[Event]:
+        """What has ended since the last look."""
+        waiting: dict[Reference, _Seat] = {}
+        for seat in self._seats:
+            waiting.update(dict.fromkeys(seat.tasks, seat))
+            if seat.becoming_ready is not None:
+                waiting[seat.becoming_ready] = seat
+        ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S, fetch_local=False)
+        more, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False)
+        events = []
+        for reference in dict.fromkeys([*ended, *more]):
+            seat = waiting[reference]
+            if reference == seat.becoming_ready:
+                self._seat_is_ready(seat, reference)
+            else:
+                events.append(self._task_ended(seat, reference, backlog))
+        return events
+
+    def _seat_is_ready(self, seat: _Seat, reference: Reference) -> None:
+        try:
+            seat.node_id = str(ray.get(reference))
+            seat.becoming_ready = None
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError:
+            seat.becoming_ready = seat.actor.ready.remote()  # Ray is restarting it
+
+    def _task_ended(self, seat: _Seat, reference: Reference, backlog: Backlog) -> Event:
+        task = seat.tasks.pop(reference)
+        try:
+            record: Any = ray.get(reference)
+            return Finished(task, record)
+        except RayActorError as error:
+            if seat.becoming_ready is None:
+                seat.becoming_ready = seat.actor.ready.remote()
+            # What was only unreachable is asked again; what died by preemption is not the block's fault.
+            free = getattr(error, "preempted", False) or isinstance(error, ActorUnavailableError)
+            return backlog.failed(task, *describe(error), counted=not free)
+        except RayTaskError as error:
+            return backlog.failed(task, *_describe_cause(error))
+        except RayError as error:
+            return backlog.failed(task, *describe(error))
+
+    def _running(self) -> int:
+        return sum(len(seat.tasks) for seat in self._seats)
+
+    def _look_for_draining_nodes(self) -> None:
+        """Nodes that have been told to leave. Ray has no public call for it, so none is no error."""
+        if time.monotonic() - self._looked_at_nodes < NODE_LOOK_EVERY_S:
+            return
+        self._looked_at_nodes = time.monotonic()
+        state = getattr(getattr(ray, "_private", None), "state", None)
+        look = getattr(getattr(state, "state", None), "get_draining_nodes", None)
+        self._draining = set(look()) if look is not None else set()
+
+    def _close_seats(self) -> None:
+        closing: list[Reference] = [seat.actor.close.remote() for seat in self._seats if seat.is_ready]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        for seat in self._seats:
+            ray.kill(seat.actor)
+        self._seats.clear()
+
+
+class _Metrics:
+    """What Prometheus scrapes."""
+
+    def __init__(self) -> None:
+        self._blocks = Counter("terrazzo_blocks", "Blocks by what became of them", ("state",))
+        self._pixels = Counter("terrazzo_pixels", "Valid pixels segmented", ())
+        self._stages = Histogram(
+            "terrazzo_stage_seconds",
+            "Seconds of a block by stage",
+            boundaries=[0.1, 0.5, 1, 5, 10, 30, 60, 300],
+            tag_keys=("stage",),
+        )
+        self._waiting = Gauge("terrazzo_queue_depth", "Blocks not begun", ())
+        self._running = Gauge("terrazzo_blocks_running", "Blocks under way", ())
+
+    def count(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self._blocks.inc(1, {"state": str(event.record.get("state", "done"))})
+            pixels = event.record.get("pixels", 0)
+            if pixels:
+                self._pixels.inc(pixels)
+            for stage, seconds in event.record.get("seconds", {}).items():
+                self._stages.observe(seconds, {"stage": stage})
+        else:
+            self._blocks.inc(1, {"state": "failed" if isinstance(event, GivenUp) else "requeued"})
+
+    def show_queue(self, waiting: int, running: int) -> None:
+        self._waiting.set(waiting)
+        self._running.set(running)
+
+
+def _describe_cause(error: RayTaskError) -> tuple[str, str]:
+    """The worker's own error in one line, and in full with the worker's traceback."""
+    line, _ = describe(error.cause)
+    return line, str(error)

@@ -1,0 +1,203 @@
+"""What "auto" means: decided once from plan and machine, kept in ``plan.json``, reused on resume."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.config import BLOCK_MULTIPLE_PX, RunConfig
+from pipeline.errors import SettingsError
+from pipeline.raster.region import Region
+from pipeline.segment.cost import Memory, NetworkCost, Numbers, project_memory
+from pipeline.segment.lattice import Lattice
+from pipeline.segment.plan import Plan
+
+GIB = 1 << 30
+
+LARGEST_BLOCK_PX = {"cpu": 4096, "cuda": 16384}
+"""A crash loses a block at most: about a minute's work on either."""
+
+BATCH = {"cpu": 2, "cuda": 16}
+
+COMPILE_CROPS_PER_WORKER = {"cpu": 400, "cuda": 4000}
+"""Crops after which compiling has paid for itself."""
+
+MEMORY_SHARE = 0.85
+"""Of a machine's memory, what workers may plan with; the system and Ray take the rest."""
+
+PIPELINE_FILL = 0.25
+"""Share of a block's time that the first read and the last write add, with nothing beside them."""
+
+VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute on.
+
+    Attributes:
+        nodes: Machines that compute.
+        cores: CPU cores of each.
+        gpus: GPUs of all of them.
+        memory_bytes: Host memory of each.
+        native_bf16: Whether its processors compute in bf16.
+        can_compile: Whether torch.compile has what it needs.
+    """
+
+    nodes: int
+    cores: int
+    gpus: float
+    memory_bytes: int
+    native_bf16: bool
+    can_compile: bool
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How the work is shared out; except the threads, it does not change the result.
+
+    Attributes:
+        count: Workers.
+        grow: Whether more are started when the cluster grows.
+        threads: CPU threads of each network.
+        gpus: GPUs of each worker.
+        memory_bytes: The most memory each may take.
+    """
+
+    count: int
+    grow: bool
+    threads: int
+    gpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was left to choose and changes bytes or speed: stored with the plan, taken again on resume."""
+
+    device: str
+    threads: int
+    precision: str
+    compile: bool
+    batch: int
+    block_px: int
+
+
+def share_out(config: RunConfig, machine: Machine, stored: Mapping[str, Any] | None) -> Workers:
+    """Workers, their threads, GPUs and memory."""
+    compute = config.compute
+    gpus = compute.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if machine.gpus else 0.0
+    if gpus > machine.gpus and compute.executor == "local":
+        raise SettingsError(f"compute.gpus_per_worker is {gpus}, but this machine has {machine.gpus:g} GPUs")
+    grow = compute.workers == "auto"
+    if compute.workers == "auto":
+        count = max(1, int(machine.gpus / gpus)) if gpus else machine.nodes
+    else:
+        count = compute.workers
+    per_node = math.ceil(count / machine.nodes)
+    threads: int | str = compute.threads_per_worker
+    if threads == "auto":
+        threads = stored["threads"] if stored else max(1, machine.cores // per_node)
+    memory = compute.memory_gib
+    share = MEMORY_SHARE * machine.memory_bytes / per_node
+    memory_bytes = int(share if memory == "auto" else memory * GIB)
+    return Workers(count, grow, int(threads), gpus, memory_bytes)
+
+
+def choose(
+    config: RunConfig,
+    *,
+    machine: Machine,
+    workers: Workers,
+    lattice: Lattice,
+    region: Region,
+    network: NetworkCost,
+    numbers: Numbers,
+    stored: Mapping[str, Any] | None,
+) -> tuple[Choices, Plan, Memory]:
+    """Everything "auto", the plan that follows, and the memory it takes."""
+    inference = config.inference
+    device = "cuda" if workers.gpus else "cpu"
+    precision = inference.precision
+    if precision == "auto":
+        precision = stored["precision"] if stored else ("bf16" if machine.native_bf16 else "fp32")
+    batch = inference.batch
+    if batch == "auto":
+        batch = stored["batch"] if stored else BATCH[device]
+    compiled = _whether_to_compile(config, machine, workers, lattice, region, device, stored)
+
+    sizes = replace(numbers, value_bytes=VALUE_BYTES[precision])
+
+    def memory_of(plan: Plan) -> Memory:
+        return project_memory(plan, network, sizes, batch=batch, compiled=compiled, device=device)
+
+    block_px = config.block.size_px
+    if block_px == "auto":
+        block_px = stored["block_px"] if stored else _choose_block_px(
+            lattice, region, workers, LARGEST_BLOCK_PX[device], memory_of
+        )  # fmt: skip
+    plan = Plan(lattice, region, block_px)
+    choices = Choices(device, workers.threads, precision, compiled, batch, block_px)
+    return choices, plan, memory_of(plan)
+
+
+def check_memory(memory: Memory, workers: Workers, choices: Choices, num_classes: int) -> None:
+    """Refuse a plan that would not fit."""
+    if memory.total > workers.memory_bytes:
+        smaller = (
+            f"lower block.size_px (now {choices.block_px})"
+            if choices.block_px > BLOCK_MULTIPLE_PX
+            else f"lower inference.batch (now {choices.batch})"
+        )
+        raise SettingsError(
+            f"a worker must fit into {workers.memory_bytes / GIB:.2f} GiB, but is projected to take "
+            f"{memory.total / GIB:.2f} GiB (block {choices.block_px} px, {num_classes} classes, "
+            f"batch {choices.batch}); {smaller}, run fewer compute.workers, or raise compute.memory_gib"
+        )
+
+
+def choices_to_json(choices: Choices) -> dict[str, Any]:
+    """As ``plan.json`` keeps them."""
+    return asdict(choices)
+
+
+def _whether_to_compile(
+    config: RunConfig,
+    machine: Machine,
+    workers: Workers,
+    lattice: Lattice,
+    region: Region,
+    device: str,
+    stored: Mapping[str, Any] | None,
+) -> bool:
+    wish = config.inference.compile
+    if wish != "auto":
+        return wish == "on"
+    if stored:
+        return bool(stored["compile"])
+    rows, cols = lattice.crops(region.box)
+    per_worker = len(rows) * len(cols) / workers.count
+    return machine.can_compile and per_worker >= COMPILE_CROPS_PER_WORKER[device]
+
+
+def _choose_block_px(
+    lattice: Lattice,
+    region: Region,
+    workers: Workers,
+    largest_px: int,
+    memory_of: Any,  # noqa: ANN401
+) -> int:
+    """The block size that ends soonest: little overlap, and a share for every worker; within memory."""
+    best, best_time = BLOCK_MULTIPLE_PX, math.inf
+    block_px = BLOCK_MULTIPLE_PX
+    while block_px <= largest_px:
+        plan = Plan(lattice, region, block_px)
+        counts = plan.counts
+        turns = math.ceil(counts.blocks / workers.count) + PIPELINE_FILL
+        time = turns * counts.crops_computed / max(1, counts.blocks)
+        if time < best_time and (memory_of(plan).total <= workers.memory_bytes or block_px == best):
+            best, best_time = block_px, time
+        block_px *= 2
+    return best

@@ -1,0 +1,186 @@
+"""The whole of a run: inspect → plan → check → execute → audit → overviews → report."""
+
+import functools
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.errors import StorageError
+from pipeline.raster.mosaic import create_mosaic
+from pipeline.segment import overviews
+from pipeline.segment.audit import Audit, audit
+from pipeline.segment.executor import Event, Executor, GivenUp, LocalExecutor
+from pipeline.segment.inspect import inspect
+from pipeline.segment.ledger import Ledger, check_fingerprint, to_bytes
+from pipeline.segment.machine import this_machine
+from pipeline.segment.planned import PlannedRun, make_planned_run, plan_document, plan_inspected
+from pipeline.segment.progress import Progress
+from pipeline.segment.resolve import Machine, share_out
+from pipeline.segment.tally import Tally, make_report, seconds_per_crop
+from pipeline.segment.worker import BlockWorker
+from pipeline.storage import redact
+
+logger = logging.getLogger(__name__)
+
+REPORT_KEY = "report.json"
+OVERVIEWS_KEY = "overviews.json"
+LOCAL_OVERVIEW_TASKS = 64
+"""So few squares are done in this process sooner than workers start."""
+
+
+def plan_only(config: RunConfig) -> dict[str, Any]:
+    """The plan, without Ray, GPU or a byte written."""
+    ledger = Ledger.beside(config.output.url)
+    stored = ledger.read_plan()
+    planned = make_planned_run(config, this_machine(), None)
+    pace = None
+    if stored and stored["fingerprint"] == planned.fingerprint:
+        pace = seconds_per_crop([record for _, record in ledger.records()])
+    return plan_document(planned, pace)
+
+
+def segment(config: RunConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Run, or go on with a run; gives the report, which is also stored beside the mosaic."""
+    began = time.monotonic()
+    ledger = Ledger.beside(config.output.url)
+    inspection = inspect(config)
+    stored = None if overwrite else ledger.read_plan()
+    with _executors(config) as (machine, make_executor):
+        planned = plan_inspected(config, inspection, machine, stored)
+        _begin(planned, stored, overwrite=overwrite)
+        with stop_on_signals() as stop:
+            tally, found = _execute(planned, make_executor(planned), stop)
+            interrupted = stop.is_set()
+            if not interrupted and found.is_complete and config.output.overviews:
+                _write_overviews(planned, make_executor(planned), stop)
+                interrupted = stop.is_set()
+    status = "interrupted" if interrupted else "complete" if found.is_complete else "incomplete"
+    report = make_report(planned, tally, found, status=status, seconds=time.monotonic() - began)
+    ledger.folder.write(REPORT_KEY, to_bytes(report))
+    return report
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; a second one kills as usual. Only the main thread can listen."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        logger.warning("stopping: blocks under way are finished first")
+        stop.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: bool) -> None:
+    """Make the output ready, fresh or as it was left. The plan comes first: a kill leaves a resumable run."""
+    output, ledger = planned.output, planned.ledger
+    if overwrite:
+        output.delete_all()
+        ledger.folder.delete_all()
+    if stored is not None:
+        check_fingerprint(stored["fingerprint_fields"], planned.fingerprint_fields, output.url)
+        ledger.forget_failures()
+    else:
+        if not output.is_empty():
+            raise StorageError(
+                f"the output must be a new place, but {redact(output.url)} holds something that is not a run "
+                "of this program; give another --output, or start over with --overwrite"
+            )
+        ledger.write_plan(plan_document(planned))
+    create_mosaic(output, planned.layout)
+    if planned.config.output.overviews:
+        overviews.create_overviews(output, planned.layout)
+
+
+def _execute(planned: PlannedRun, executor: Executor, stop: threading.Event) -> tuple[Tally, Audit]:
+    """Compute what is not done; what the audit finds damaged is computed once more."""
+    ledger, tally = planned.ledger, Tally()
+    for _ in range(2):
+        finished = ledger.finished()
+        todo = [block.id for block in planned.plan.blocks() if block.id not in finished]
+        todo = [block for block in todo if block not in tally.given_up]
+        _run_blocks(planned, executor, todo, tally, stop)
+        found = audit(planned.output, ledger, planned.plan, planned.layout)
+        if stop.is_set() or not found.damaged:
+            break
+        for block, fault in found.damaged.items():
+            logger.warning("block %s is computed again: %s", block, fault)
+            ledger.forget(block)
+    return tally, found
+
+
+def _run_blocks(
+    planned: PlannedRun, executor: Executor, todo: Sequence[str], tally: Tally, stop: threading.Event
+) -> None:
+    progress = Progress(len(todo))
+
+    def on_event(event: Event) -> None:
+        tally.count(event, planned.ledger)
+        progress.on_event(event)
+
+    try:
+        executor.run(functools.partial(BlockWorker, planned.spec), todo, on_event, stop)
+    finally:
+        progress.close()
+
+
+def _write_overviews(planned: PlannedRun, executor: Executor, stop: threading.Event) -> None:
+    """Overviews of a complete mosaic; skipped where they were written for the same blocks."""
+    height, width = planned.layout.grid.window.shape
+    state = to_bytes({"blocks": sorted(planned.ledger.finished())})
+    folder = planned.ledger.folder
+    if folder.exists(OVERVIEWS_KEY) and folder.read(OVERVIEWS_KEY) == state:
+        return
+    for base in overviews.rounds(height, width):
+        tasks = overviews.tasks(height, width, base)
+        chosen = executor if len(tasks) > LOCAL_OVERVIEW_TASKS else LocalExecutor(planned.workers.threads)
+        failures: list[GivenUp] = []
+        chosen.run(
+            functools.partial(overviews.OverviewWorker, planned.output, planned.layout),
+            tasks,
+            functools.partial(_keep_failures, failures),
+            stop,
+        )
+        if failures:
+            raise StorageError(f"overviews could not be written: {failures[0].reason}")
+        if stop.is_set():
+            return
+    folder.write(OVERVIEWS_KEY, state)
+
+
+def _keep_failures(failures: list[GivenUp], event: Event) -> None:
+    if isinstance(event, GivenUp):
+        failures.append(event)
+
+
+@contextmanager
+def _executors(config: RunConfig) -> Iterator[tuple[Machine, Callable[[PlannedRun], Executor]]]:
+    """The machine to plan for, and the executor once the plan is known."""
+    machine = this_machine()
+    if config.compute.executor == "local":
+        yield machine, lambda planned: LocalExecutor(planned.workers.count)
+        return
+    # Ray is imported only where it is used: everything else works where it is not installed.
+    from pipeline.segment.ray_executor import RayExecutor, ray_session  # noqa: PLC0415
+
+    wished = share_out(config, machine, None)
+    with ray_session(machine, cores=wished.count * wished.threads) as cluster:
+        yield cluster, lambda planned: RayExecutor(planned.workers, planned.memory.total)

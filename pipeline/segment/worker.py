@@ -1,0 +1,173 @@
+"""A worker: reads a block, computes it, writes it, records it. The same in this process and in a Ray actor.
+
+Several threads may call a worker at once: while one block computes, another is read or written. The device
+and its model belong to one thread alone.
+"""
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deeplab_core.prepare import prepare_for_inference
+
+from deeplab_core.checkpoint import load_checkpoint
+from deeplab_core.multiscale import MultiScale
+from pipeline.errors import StorageError
+from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
+from pipeline.raster.polygons import mask
+from pipeline.raster.source import SourceSpec, open_source
+from pipeline.segment.engine import BlockEngine, EngineSettings
+from pipeline.segment.ledger import Ledger
+from pipeline.segment.measure import count_classes, seam_sums
+from pipeline.segment.plan import Block, Plan
+from pipeline.storage import Folder, redact
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """How the network is loaded and run: plain values, resolved.
+
+    Attributes:
+        folder: Where the checkpoint lies.
+        precision: fp32, bf16 or fp16.
+        compile: Whether it is compiled.
+        scales: Sizes at which each crop is seen.
+        flips: Mirrorings.
+        fuse: What is averaged.
+        device: cpu or cuda.
+        threads: CPU threads of the network.
+    """
+
+    folder: Folder
+    precision: str
+    compile: bool
+    scales: tuple[float, ...]
+    flips: tuple[str, ...]
+    fuse: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """Everything a worker needs; it travels to other processes and holds no secret."""
+
+    source: SourceSpec
+    network: NetworkSpec
+    engine: EngineSettings
+    plan: Plan
+    output: Folder
+    ledger: Ledger
+    layout: MosaicLayout
+
+
+class BlockWorker:
+    """Computes blocks by name."""
+
+    def __init__(self, spec: SegmentSpec) -> None:
+        self._spec = spec
+        _check_that_the_run_is_here(spec.ledger)
+        self._source = open_source(spec.source)
+        self._writer = MosaicWriter(spec.output, spec.layout)
+        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._engine, self.preparation = self._device_thread.submit(build_engine, spec).result()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def __call__(self, task: str) -> dict[str, Any]:
+        """Compute a block and tell what it took."""
+        spec, plan, block = self._spec, self._spec.plan, Block.from_id(task)
+        started, clock = time.time(), _Stopwatch()
+        served, halo = plan.served_window(block), plan.halo(block)
+        pixels = self._source.read(halo)
+        wanted = mask(plan.region, halo) & pixels.valid_HW
+        clock.lap("read")
+        part = served.relative_to(halo).slices
+        record: dict[str, Any] = {"block": task, "state": "empty", "worker": self._name, "started": started}
+        if wanted[part].any():
+            window = plan.source_window(block)
+            arrays, crops = self._on_device(
+                clock, lambda: self._engine.compute(window, served, pixels, wanted)
+            )
+            clock.lap("wait_and_compute")
+            record |= {
+                "state": "done",
+                "objects": self._writer.write(plan.window(block), arrays),
+                "crops": crops,
+                "pixels": int(wanted[part].sum()),
+                "class_pixels": count_classes(arrays.classes_HW, spec.layout.num_classes),
+                "seam": seam_sums(arrays.confidence_HW, window, plan.lattice),
+            }
+            clock.lap("write")
+        record |= {"seconds": clock.seconds, "peak_rss_bytes": peak_rss_bytes(), "batch": self._engine.batch}
+        spec.ledger.record_finished(task, record)
+        return record
+
+    def close(self) -> None:
+        """Let go of the source and the device."""
+        self._device_thread.shutdown()
+        self._source.close()
+
+    def _on_device(self, clock: "_Stopwatch", compute: Callable[[], Any]) -> Any:  # noqa: ANN401
+        def timed() -> Any:  # noqa: ANN401
+            begun = time.perf_counter()
+            result = compute()
+            clock.seconds["compute"] = time.perf_counter() - begun
+            return result
+
+        return self._device_thread.submit(timed).result()
+
+
+def _check_that_the_run_is_here(ledger: Ledger) -> None:
+    """The driver wrote the plan before any worker began: who cannot see it would write into nowhere."""
+    if ledger.read_plan() is None:
+        raise StorageError(
+            f"every node must see the output, but {socket.gethostname()} finds no plan in "
+            f"{redact(ledger.folder.url)}; give --output a URL or a path that all nodes share"
+        )
+
+
+def build_engine(spec: SegmentSpec) -> tuple[BlockEngine, dict[str, Any]]:
+    """The network on its device, and how it was prepared; to be called on the thread that will use it."""
+    network, engine = spec.network, spec.engine
+    torch.set_num_threads(network.threads)
+    device = torch.device(network.device)
+    model = load_checkpoint(network.folder.url, read_bytes=network.folder.read)
+    prepared = prepare_for_inference(
+        model,
+        precision=network.precision,
+        compile=network.compile,
+        device=device,
+        batch=engine.batch,
+        size_px=engine.lattice.crop_px,
+        scales=network.scales,
+    )
+    multiscale = MultiScale(prepared, scales=network.scales, flips=network.flips, fuse=network.fuse)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return (
+        BlockEngine(multiscale, engine, device=device, dtype=dtypes[network.precision]),
+        prepared.preparation.to_json(),
+    )
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Stopwatch:
+    """Seconds by stage of one block."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now

@@ -1,0 +1,290 @@
+"""One URL, one set of credentials, two readers: obstore for objects, GDAL for rasters.
+
+``s3://``, ``gs://``, ``az://`` (container first), ``https://`` and local paths. Credentials come from the
+environment alone (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``) and never enter a setting, a log or a mosaic.
+"""
+
+import functools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+from zarr.storage import ObjectStore as ZarrObjectStore
+
+from pipeline.errors import StorageError
+
+GDAL_PREFIXES = {
+    "s3": "/vsis3/",
+    "gs": "/vsigs/",
+    "az": "/vsiaz/",
+    "http": "/vsicurl/http://",
+    "https": "/vsicurl/https://",
+}
+"""How GDAL names what stands behind ``scheme://``."""
+
+CREDENTIAL_PREFIXES = ("AWS_", "GOOGLE_", "GS_", "AZURE_")
+"""Environment variables that workers need as the driver has them."""
+
+RETRIES = 8
+RETRY_SECONDS = 120
+REQUEST_SECONDS = 60
+
+
+def normalise_url(url: str | Path) -> str:
+    """A URL with a scheme, or an absolute local path; no trailing slash."""
+    text = str(url)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if "://" not in text:
+        return str(Path(text).expanduser().absolute())
+    scheme = text.split("://", 1)[0]
+    if scheme not in GDAL_PREFIXES:
+        known = ", ".join(f"{s}://" for s in GDAL_PREFIXES)
+        raise StorageError(f"a URL must be a local path or begin with {known}; got {redact(text)!r}")
+    return text.rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Whether a normalised URL is a path on this machine."""
+    return "://" not in url
+
+
+def redact(url: str) -> str:
+    """The URL without user names, passwords and signatures, fit for logs and mosaics."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"
+
+
+def gdal_path(url: str) -> str:
+    """The same place as GDAL names it."""
+    if is_local(url):
+        return url
+    scheme, rest = url.split("://", 1)
+    return GDAL_PREFIXES[scheme] + rest
+
+
+def join_url(parent: str, name: str) -> str:
+    """``name`` below ``parent``."""
+    return f"{parent.rstrip('/')}/{name}"
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The folder and the last name of a normalised URL."""
+    parent, _, name = url.rpartition("/")
+    return parent or "/", name
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells of one object; keys are relative to the folder."""
+
+    key: str
+    size_bytes: int
+    etag: str | None
+    modified: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A directory or a prefix in a bucket. Holds no connection, so it can be sent to other processes."""
+
+    url: str
+
+    @classmethod
+    def at(cls, url: str | Path) -> "Folder":
+        """The folder at a URL or path as a user writes it."""
+        return cls(normalise_url(url))
+
+    def child(self, name: str) -> "Folder":
+        """A folder below this one."""
+        return Folder(join_url(self.url, name))
+
+    def read(self, key: str) -> bytes:
+        """An object's bytes; ``FileNotFoundError`` where there is none."""
+        with _explained(f"read {key!r} from", self.url):
+            return bytes(obstore.get(self._store(), key).bytes())
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Part of an object's bytes."""
+        with _explained(f"read {key!r} from", self.url):
+            return bytes(obstore.get_range(self._store(), key, start=start, length=length))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object at once: readers see the old one or the new one, never a part."""
+        with _explained(f"write {key!r} to", self.url):
+            obstore.put(self._store(create=True), key, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; whether this call wrote it."""
+        with _explained(f"write {key!r} to", self.url):
+            try:
+                obstore.put(self._store(create=True), key, data, mode="create")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this name."""
+        return self.head(key) is not None
+
+    def head(self, key: str) -> StoredObject | None:
+        """What is known of an object without reading it; None where there is none."""
+        try:
+            with _explained(f"look up {key!r} in", self.url):
+                meta = obstore.head(self._store(), key)
+        except FileNotFoundError:
+            return None
+        return StoredObject(key, meta["size"], meta["e_tag"], meta["last_modified"].isoformat())
+
+    def listing(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Every object below a prefix that ends at a ``/``, in no promised order."""
+        if is_local(self.url) and not Path(self.url).is_dir():
+            return
+        with _explained("list", self.url):
+            for batch in obstore.list(self._store(), prefix=prefix or None):
+                for meta in batch:
+                    yield StoredObject(
+                        meta["path"], meta["size"], meta["e_tag"], meta["last_modified"].isoformat()
+                    )
+
+    def is_empty(self) -> bool:
+        """Whether nothing is stored below."""
+        return next(self.listing(), None) is None
+
+    def delete(self, keys: list[str]) -> None:
+        """Remove objects; those already gone do not matter."""
+        if keys:
+            with _explained("delete from", self.url):
+                obstore.delete(self._store(), keys)
+
+    def delete_all(self) -> None:
+        """Remove everything below."""
+        if is_local(self.url):
+            if Path(self.url).is_dir():
+                shutil.rmtree(self.url)
+            return
+        self.delete([found.key for found in self.listing()])
+
+    def zarr_store(self, *, read_only: bool = False) -> ZarrObjectStore[ObjectStore]:
+        """The folder as zarr sees it."""
+        return ZarrObjectStore(self._store(create=not read_only), read_only=read_only)
+
+    def _store(self, *, create: bool = False) -> ObjectStore:
+        if is_local(self.url):
+            path = Path(self.url)
+            if create:
+                path.mkdir(parents=True, exist_ok=True)
+            elif not path.is_dir():
+                raise FileNotFoundError(f"there is no directory {self.url}")
+        return _open_store(self.url)
+
+
+def read_url(url: str | Path) -> bytes:
+    """The bytes of one object or file."""
+    parent, name = split_url(normalise_url(url))
+    try:
+        return Folder(parent).read(name)
+    except FileNotFoundError as error:
+        raise StorageError(f"there must be a file at {redact(str(url))}; there is none") from error
+
+
+def write_url(url: str | Path, data: bytes) -> None:
+    """Write one object or file at once."""
+    parent, name = split_url(normalise_url(url))
+    Folder(parent).write(name, data)
+
+
+def credentials() -> dict[str, str]:
+    """The driver's credential variables, to be set in workers; never logged, never stored."""
+    return {name: value for name, value in os.environ.items() if name.startswith(CREDENTIAL_PREFIXES)}
+
+
+def gdal_options(*, cache_bytes: int, num_threads: int) -> dict[str, str | int]:
+    """GDAL's settings for cloud reads, with the credentials that obstore uses."""
+    options: dict[str, str | int] = {
+        "GDAL_CACHEMAX": cache_bytes,
+        "GDAL_NUM_THREADS": num_threads,
+        # Sidecar masks and overviews are found by asking for them, not by listing a whole bucket.
+        "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+        "GDAL_INGESTED_BYTES_AT_OPEN": 65536,
+        "GDAL_HTTP_MULTIPLEX": "YES",
+        "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+        "GDAL_HTTP_MAX_RETRY": RETRIES,
+        "GDAL_HTTP_RETRY_DELAY": 1,
+        "GDAL_HTTP_RETRY_CODES": "ALL",
+        "GDAL_HTTP_CONNECTTIMEOUT": 20,
+        "GDAL_HTTP_TIMEOUT": REQUEST_SECONDS,
+        "CPL_VSIL_CURL_CHUNK_SIZE": 1 << 18,
+        "CPL_VSIL_CURL_CACHE_SIZE": 32 << 20,
+    }
+    endpoint = _s3_endpoint()
+    if endpoint:
+        parts = urlsplit(endpoint)
+        options["AWS_S3_ENDPOINT"] = parts.netloc + parts.path.rstrip("/")
+        options["AWS_HTTPS"] = "NO" if parts.scheme == "http" else "YES"
+        options["AWS_VIRTUAL_HOSTING"] = "YES" if _is_set("AWS_VIRTUAL_HOSTED_STYLE_REQUEST") else "NO"
+    if _is_anonymous():
+        options["AWS_NO_SIGN_REQUEST"] = "YES"
+    return options
+
+
+@functools.lru_cache(maxsize=64)
+def _open_store(url: str) -> ObjectStore:
+    if is_local(url):
+        return LocalStore(url)
+    retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
+    client = {"timeout": f"{REQUEST_SECONDS}s", "allow_http": url.startswith("http://")}
+    try:
+        if not url.startswith("s3://"):
+            return from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+        virtual_hosted = _is_set("AWS_VIRTUAL_HOSTED_STYLE_REQUEST")
+        config: dict[str, object] = {"virtual_hosted_style_request": virtual_hosted}
+        if _is_anonymous():
+            config["skip_signature"] = True
+        if not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+            config["region"] = "us-east-1"
+        endpoint = _s3_endpoint()
+        if endpoint:
+            config["endpoint"] = endpoint
+            client["allow_http"] = endpoint.startswith("http://")
+        return from_url(url, config=config, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+    except BaseError as error:
+        raise StorageError(f"cannot open {redact(url)}: {_first_line(error)}") from error
+
+
+def _s3_endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _is_anonymous() -> bool:
+    return _is_set("AWS_SKIP_SIGNATURE") or _is_set("AWS_NO_SIGN_REQUEST")
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")
+
+
+@contextmanager
+def _explained(action: str, url: str) -> Iterator[None]:
+    """Turn a store's failure into a sentence that names the place and the likely cause."""
+    try:
+        yield
+    except (BaseError, PermissionError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        hint = "" if is_local(url) else "; check the URL, the network and the credentials (AWS_*, ...)"
+        raise StorageError(f"cannot {action} {redact(url)}: {_first_line(error)}{hint}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
