@@ -12,6 +12,8 @@ from deeplab_core.scales import scaled_size_px
 from pipeline.raster.mosaic import LogitsLayout
 from pipeline.raster.source import GDAL_CACHE_BYTES
 from pipeline.segment.executor import TASKS_IN_FLIGHT
+from pipeline.segment.lattice import Axis
+from pipeline.segment.overviews import factors
 from pipeline.segment.plan import Plan
 
 PROCESS_BYTES = {"cpu": 1100 << 20, "cuda": 3500 << 20}
@@ -156,31 +158,52 @@ def project_memory(
 
 def _largest_block(plan: Plan) -> tuple[int, int, int]:
     """Pixels of the largest halo, pixels of the largest block, nodes of the largest block."""
-    lattice, box = plan.lattice, plan.region.box
-    spans = []
-    for axis, origin, num_blocks, start, stop in (
-        (lattice.rows, plan.mosaic_window.row, plan.block_rows, box.row, box.row_stop),
-        (lattice.cols, plan.mosaic_window.col, plan.block_cols, box.col, box.col_stop),
-    ):
-        sides = []
-        for index in range(num_blocks):
-            first = max(origin + index * plan.block_px, start)
-            last = min(origin + (index + 1) * plan.block_px, stop)
-            reach = axis.extent(axis.crops(first, last))
-            sides.append(reach[1] - reach[0])
-        spans.append(max(sides))
+    rows, cols = _reaches(plan)
+    lattice = plan.lattice
     side = [min(plan.block_px, size) for size in plan.mosaic_window.shape]
     nodes = [size // lattice.node_px + 2 for size in side]
-    return spans[0] * spans[1], side[0] * side[1], nodes[0] * nodes[1]
+    halo_px = max(stop - start for start, stop in rows) * max(stop - start for start, stop in cols)
+    return halo_px, side[0] * side[1], nodes[0] * nodes[1]
+
+
+def _reaches(plan: Plan) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """For each row and each column of blocks, the pixels that their crops look at along that axis."""
+    lattice, mosaic, box = plan.lattice, plan.mosaic_window, plan.region.box
+
+    def reaches(
+        axis: Axis, origin: int, num_blocks: int, wanted_start: int, wanted_stop: int
+    ) -> list[tuple[int, int]]:
+        starts = [origin + index * plan.block_px for index in range(num_blocks)]
+        spans = [
+            axis.crops(max(start, wanted_start), min(start + plan.block_px, wanted_stop)) for start in starts
+        ]
+        return [axis.extent(span) for span in spans if span]
+
+    return (
+        reaches(lattice.rows, mosaic.row, plan.block_rows, box.row, box.row_stop),
+        reaches(lattice.cols, mosaic.col, plan.block_cols, box.col, box.col_stop),
+    )
 
 
 def plan_bytes(plan: Plan, numbers: Numbers) -> dict[str, Any]:
     """Bytes to read, uncompressed with halos, and an upper bound of the bytes to write."""
-    halo_px, _, _ = _largest_block(plan)
-    whole = plan.mosaic_window.num_pixels
-    kept = numbers.logits_bytes(whole, whole // plan.lattice.node_px**2)
+    mosaic = plan.mosaic_window
+    rows, cols = _reaches(plan)
+    height, width = plan.lattice.rows.length_px, plan.lattice.cols.length_px
+    read_px = _inside(rows, height) * _inside(cols, width)
+    # Polygons leave blocks out: those that stay take the mean of all.
+    read_px = read_px * plan.counts.blocks // (len(rows) * len(cols))
+    nodes = plan.lattice.node_window(mosaic).num_pixels
+    coarser_px = sum(
+        -(-mosaic.height // factor) * -(-mosaic.width // factor) for factor in factors(*mosaic.shape)
+    )
     return {
-        "read_bytes": plan.counts.blocks * halo_px * numbers.num_bands * numbers.sample_bytes,
-        "read_at_least_bytes": whole * numbers.num_bands * numbers.sample_bytes,
-        "output_at_most_bytes": whole * (numbers.class_bytes + 1) + kept,
+        "read_bytes": read_px * numbers.num_bands * numbers.sample_bytes,
+        "read_at_least_bytes": mosaic.num_pixels * numbers.num_bands * numbers.sample_bytes,
+        "output_at_most_bytes": (mosaic.num_pixels + coarser_px) * (numbers.class_bytes + 1)
+        + numbers.logits_bytes(mosaic.num_pixels, nodes),
     }
+
+
+def _inside(reaches: list[tuple[int, int]], length_px: int) -> int:
+    return sum(min(stop, length_px) - start for start, stop in reaches)

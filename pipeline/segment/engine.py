@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deeplab_core.softmax import softmax_
 from pipeline.raster.mosaic import BlockArrays, LogitsLayout
 from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
@@ -44,8 +45,7 @@ class EngineSettings:
         blend: Weight of a crop's nodes.
         fuse_logits: Blend logits instead of probabilities.
         logits: What is kept of them.
-        batch: Crops a forward pass.
-        fill_batches: Whether the last batch is filled up, so that one compiled shape serves all.
+        batch: Crops given to the network at a time.
     """
 
     lattice: Lattice
@@ -56,7 +56,6 @@ class EngineSettings:
     fuse_logits: bool
     logits: LogitsLayout
     batch: int
-    fill_batches: bool
 
 
 class BlockEngine:
@@ -144,28 +143,27 @@ class BlockEngine:
         total_KHW = torch.zeros((self._settings.num_classes, *nodes.shape), device=self._device)
         weight_HW = torch.zeros(nodes.shape, device=self._device)
         for batch, scores_NKHW in self._scores(images_CHW, halo, crops):
-            for crop, scores_KHW in zip(batch, scores_NKHW, strict=False):
+            for crop, scores_KHW in zip(batch, scores_NKHW, strict=True):
                 at = Window(crop.row // node_px, crop.col // node_px, side, side)
                 shared = at.intersect(nodes)
                 inside, target = shared.relative_to(at).slices, shared.relative_to(nodes).slices
                 weights = self._weights_HW[inside]
-                total_KHW[:, *target].addcmul_(scores_KHW[:, *inside], weights)
+                # Not fused into one operation: that rounds differently at the end of a row.
+                total_KHW[:, *target].add_(scores_KHW[:, *inside] * weights)
                 weight_HW[target] += weights
         total_KHW.div_(weight_HW.clamp_min_(torch.finfo(torch.float32).tiny))
-        return total_KHW.softmax(dim=0) if self._settings.fuse_logits else total_KHW
+        return softmax_(total_KHW[None])[0] if self._settings.fuse_logits else total_KHW
 
     def _scores(
         self, images_CHW: Tensor, halo: Window, crops: Sequence[Window]
     ) -> Iterator[tuple[Sequence[Window], Tensor]]:
-        """Batches of crops with their scores; a filled-up batch has scores of repeated crops at its end."""
+        """Batches of crops with their scores."""
         start = 0
         while start < len(crops):
             batch = crops[start : start + self.batch]
-            images = [images_CHW[:, *crop.relative_to(halo).slices] for crop in batch]
-            if self._settings.fill_batches:
-                images += [images[-1]] * (self.batch - len(images))
+            images_NCHW = torch.stack([images_CHW[:, *crop.relative_to(halo).slices] for crop in batch])
             try:
-                scores = self._model.fused(torch.stack(images).contiguous(memory_format=torch.channels_last))
+                scores = self._model.fused(images_NCHW)
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise

@@ -5,6 +5,7 @@ worker busy with two tasks at once, so that one is read or written while the oth
 task again, and gives it up after three failures without stopping the run.
 """
 
+import heapq
 import threading
 import time
 import traceback
@@ -70,7 +71,8 @@ class Backlog:
 
     def __init__(self, tasks: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._fresh = deque(tasks)
-        self._again: deque[tuple[float, str]] = deque()
+        self._again: list[tuple[float, str]] = []
+        """A heap: when each may be tried again. Waits differ, so the first to fail is not the first due."""
         self._failures: dict[str, int] = {}
         self._clock = clock
 
@@ -81,18 +83,18 @@ class Backlog:
     def take(self) -> str | None:
         """The next task, or None while all that is left must wait."""
         if self._again and self._again[0][0] <= self._clock():
-            return self._again.popleft()[1]
+            return heapq.heappop(self._again)[1]
         return self._fresh.popleft() if self._fresh else None
 
     def failed(self, task: str, reason: str, details: str, *, counted: bool = True) -> Retried | GivenUp:
         """Decide what becomes of a task that failed; what is tried again waits longer each time."""
         if not counted:
-            self._again.append((self._clock(), task))
+            heapq.heappush(self._again, (self._clock(), task))
             return Retried(task, reason, counted=False)
         attempts = self._failures[task] = self._failures.get(task, 0) + 1
         if attempts >= MAX_ATTEMPTS:
             return GivenUp(task, reason, details, attempts)
-        self._again.append((self._clock() + RETRY_DELAY_S * 4 ** (attempts - 1), task))
+        heapq.heappush(self._again, (self._clock() + RETRY_DELAY_S * 4 ** (attempts - 1), task))
         return Retried(task, reason, counted=True)
 
 
@@ -108,10 +110,12 @@ class LocalExecutor:
         """Run all tasks on threads of this process."""
         if not tasks:
             return
-        workers = [make_worker() for _ in range(min(self._workers, len(tasks)))]
+        workers: list[Worker] = []
         backlog = Backlog(tasks)
         running: dict[Future[Record], tuple[str, int]] = {}
         try:
+            for _ in range(min(self._workers, len(tasks))):
+                workers.append(make_worker())  # noqa: PERF401 - those made are closed if a later one fails
             with ThreadPoolExecutor(len(workers) * TASKS_IN_FLIGHT, thread_name_prefix="block") as threads:
                 while (backlog and not stop.is_set()) or running:
                     for index in _free(running, len(workers)) if not stop.is_set() else []:

@@ -67,10 +67,10 @@ def _finish_cells(
     classes = torch.empty((node_px, node_px, len(row)), dtype=class_dtype, device=nodes_KHW.device)
     confidence = torch.empty(classes.shape, dtype=torch.uint8, device=nodes_KHW.device)
     for y in range(node_px):
-        left = torch.lerp(top_left, bottom_left, y / node_px)
-        right = torch.lerp(top_right, bottom_right, y / node_px)
+        left = _between(top_left, bottom_left, y / node_px)
+        right = _between(top_right, bottom_right, y / node_px)
         for x in range(node_px):
-            best, winner = torch.lerp(left, right, x / node_px).max(dim=0)
+            best, winner = _between(left, right, x / node_px).max(dim=0)
             classes[y, x] = winner.to(class_dtype)
             confidence[y, x] = _in_steps(best)
     return classes, confidence
@@ -86,10 +86,13 @@ def upsample(nodes_KHW: Tensor, node_px: int) -> Tensor:
 def _interpolate(nodes_HW: Tensor, node_px: int) -> Tensor:
     """Values at the pixels of every cell: (cell row, pixel row, cell column, pixel column)."""
     share = torch.arange(node_px, dtype=nodes_HW.dtype, device=nodes_HW.device) / node_px
-    down = (nodes_HW[1:] - nodes_HW[:-1])[:, None, :]
-    rows = torch.addcmul(nodes_HW[:-1, None, :], down, share[:, None])
-    across = (rows[:, :, 1:] - rows[:, :, :-1])[..., None]
-    return torch.addcmul(rows[:, :, :-1, None], across, share)
+    rows = _between(nodes_HW[:-1, None, :], nodes_HW[1:, None, :], share[:, None])
+    return _between(rows[:, :, :-1, None], rows[:, :, 1:, None], share)
+
+
+def _between(start: Tensor, end: Tensor, share: Tensor | float) -> Tensor:
+    """Linear interpolation in plain steps: fused ones round differently at the end of a row."""
+    return (end - start).mul(share).add_(start)
 
 
 def _in_steps(probability: Tensor) -> Tensor:

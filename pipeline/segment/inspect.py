@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from pipeline.raster.bands import choose_bands
 from pipeline.raster.grid import Grid
 from pipeline.raster.polygons import from_geojson
 from pipeline.raster.region import Region
-from pipeline.raster.source import SourceInfo, SourceSpec, inspect_source, open_source
+from pipeline.raster.source import Pixels, SourceInfo, SourceSpec, inspect_source, open_source
 from pipeline.raster.window import Window
 from pipeline.segment.lattice import LATTICE_MULTIPLE_PX
 from pipeline.storage import Folder, normalise_url, redact
@@ -27,6 +28,9 @@ PROBE_PX = 256
 PROBES_PER_AXIS = 3
 FAR_IN_STD = 3.0
 """A band whose mean lies further from the model's than this, in the model's std, is worth a warning."""
+
+FAR_AND_NARROW_IN_STD = 1.0
+"""So is one nearer, if it hardly varies: values from 0 to 1 where the model expects 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -156,16 +160,24 @@ def _warn_of_strange_statistics(
     scale = _per_band("source.scale", settings.scale, 1.0, len(spec.bands))
     offset = _per_band("source.offset", settings.offset, 0.0, len(spec.bands))
     for channel, band in enumerate(spec.bands):
-        samples = np.concatenate([pixels.samples_CHW[channel][pixels.valid_HW] for pixels in read])
+        samples = np.concatenate([_samples(pixels, channel) for pixels in read])
         if samples.size:
             _compare(band, samples.astype(np.float64) * scale[channel] + offset[channel], model, channel)
     return np.dtype(read[0].samples_CHW.dtype)
 
 
+def _samples(pixels: Pixels, channel: int) -> NDArray[Any]:
+    """A band's samples that hold data; where only other bands do, a 0 stands that means nothing."""
+    known = pixels.valid_HW if pixels.missing_CHW is None else pixels.valid_HW & ~pixels.missing_CHW[channel]
+    return np.asarray(pixels.samples_CHW[channel][known])
+
+
 def _compare(band: int, values: NDArray[np.float64], model: CheckpointMetadata, channel: int) -> None:
     mean, std = float(values.mean()), float(values.std())
     expected_mean, expected_std = model.mean[channel], model.std[channel]
-    if abs(mean - expected_mean) > FAR_IN_STD * expected_std or std > WIDE_IN_STD * expected_std:
+    is_narrow = std * WIDE_IN_STD < expected_std
+    far = (FAR_AND_NARROW_IN_STD if is_narrow else FAR_IN_STD) * expected_std
+    if abs(mean - expected_mean) > far or std > WIDE_IN_STD * expected_std:
         logger.warning(
             "band %d has mean %.4g and std %.4g where it was looked at, but the model expects mean %.4g and "
             "std %.4g (%s); check source.scale, source.offset and the band order",

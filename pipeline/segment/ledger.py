@@ -6,18 +6,21 @@ block under ``failed/``. A block's object is written after its arrays, so what i
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import MismatchError
+from pipeline.errors import MismatchError, StorageError
 from pipeline.storage import Folder, redact
 
 PLAN_KEY = "plan.json"
 DONE_PREFIX = "blocks/"
 FAILED_PREFIX = "failed/"
 READERS = 16
+RECORD_NAME = re.compile(r"(r\d{5}c\d{5})\.json")
+"""What a block's object is called; anything else in the folders is somebody else's."""
 
 Record = dict[str, Any]
 """What is kept of a block: plain JSON."""
@@ -37,10 +40,10 @@ class Ledger:
     def read_plan(self) -> dict[str, Any] | None:
         """The plan of the run that began here, if one did."""
         try:
-            document: dict[str, Any] = json.loads(self.folder.read(PLAN_KEY))
+            data = self.folder.read(PLAN_KEY)
         except FileNotFoundError:
             return None
-        return document
+        return self._parse(PLAN_KEY, data, "start over with --overwrite")
 
     def write_plan(self, document: Mapping[str, Any]) -> None:
         """Begin a run."""
@@ -48,11 +51,11 @@ class Ledger:
 
     def finished(self) -> set[str]:
         """Blocks that are stored."""
-        return {_name(found.key) for found in self.folder.listing(DONE_PREFIX) if _is_record(found.key)}
+        return self._blocks_below(DONE_PREFIX)
 
     def failed(self) -> set[str]:
         """Blocks that were given up."""
-        return {_name(found.key) for found in self.folder.listing(FAILED_PREFIX) if _is_record(found.key)}
+        return self._blocks_below(FAILED_PREFIX)
 
     def record_finished(self, block: str, record: Record) -> None:
         """A block is stored."""
@@ -75,10 +78,31 @@ class Ledger:
         blocks = sorted(self.finished())
         with ThreadPoolExecutor(READERS) as readers:
             for block, data in zip(blocks, readers.map(self._read_record, blocks), strict=True):
-                yield block, json.loads(data)
+                advice = "delete it, and the block is computed again"
+                yield block, self._parse(f"{DONE_PREFIX}{block}.json", data, advice)
 
     def _read_record(self, block: str) -> bytes:
         return self.folder.read(f"{DONE_PREFIX}{block}.json")
+
+    def _blocks_below(self, prefix: str) -> set[str]:
+        names = (
+            RECORD_NAME.fullmatch(found.key.removeprefix(prefix)) for found in self.folder.listing(prefix)
+        )
+        return {name[1] for name in names if name}
+
+    def _parse(self, key: str, data: bytes, advice: str) -> dict[str, Any]:
+        try:
+            document = json.loads(data)
+        except ValueError as error:
+            raise StorageError(
+                f"{key} in {redact(self.folder.url)} must be JSON, got {error}; {advice}"
+            ) from error
+        if not isinstance(document, dict):
+            raise StorageError(
+                f"{key} in {redact(self.folder.url)} must be a JSON object, got {type(document).__name__}; "
+                f"{advice}"
+            )
+        return document
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
@@ -101,18 +125,10 @@ def _differences(stored: object, current: object, name: str = "") -> Iterator[st
     if isinstance(stored, Mapping) and isinstance(current, Mapping):
         for key in sorted({*stored, *current}):
             yield from _differences(stored.get(key), current.get(key), f"{name}.{key}" if name else str(key))
-    elif stored != current:
+    elif stored != current and json.dumps(stored) != json.dumps(current):  # NaN equals itself only as text
         yield f"{name} = {json.dumps(stored)}, now {json.dumps(current)}"
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
     """JSON as people like to read it."""
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
-
-
-def _is_record(key: str) -> bool:
-    return key.endswith(".json")
-
-
-def _name(key: str) -> str:
-    return key.rsplit("/", 1)[-1].removesuffix(".json")

@@ -1,5 +1,6 @@
 """What this machine has to compute on."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 
 from pipeline.segment.resolve import Machine
 
+CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -16,12 +18,20 @@ def this_machine() -> Machine:
     gpus = torch.cuda.device_count()
     return Machine(
         nodes=1,
-        cores=len(os.sched_getaffinity(0)),
+        cores=_cores(),
         gpus=float(gpus),
         memory_bytes=_memory_bytes(),
         native_bf16=_native_bf16(gpus),
         can_compile=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")),
     )
+
+
+def _cores() -> int:
+    """Cores of the machine, or what a container may use where that is less: more threads would only wait."""
+    cores = len(os.sched_getaffinity(0))
+    file = Path(CGROUP_QUOTA)
+    quota, _, period = (file.read_text() if file.is_file() else "max").strip().partition(" ")
+    return min(cores, max(1, math.ceil(int(quota) / int(period)))) if quota.isdigit() else cores
 
 
 def _memory_bytes() -> int:

@@ -56,9 +56,10 @@ def _is_border(axis: Axis, start: int, size: int) -> NDArray[np.bool_]:
     """For each pair of neighbouring pixels, whether a crop begins or ends between or beside them."""
     left = np.arange(start, start + size - 1)
     result = np.zeros(len(left), np.bool_)
-    for edge in (0, axis.crop_px - 1):
+    # The first crop's beginning and the last one's end are edges of the raster: no crops meet there.
+    for edge, first, last in ((0, 1, axis.num_crops), (axis.crop_px - 1, 0, axis.num_crops - 1)):
         # The pair before a crop's edge pixel and the pair after it: the change is spread over both.
         for pair in (left + 1, left):
             crop, rest = np.divmod(pair - edge, axis.stride_px)
-            result |= (rest == 0) & (crop >= 0) & (crop < axis.num_crops)
+            result |= (rest == 0) & (crop >= first) & (crop < last)
     return result

@@ -149,7 +149,6 @@ class PlannedRun:
                 fuse_logits=config.inference.fuse == "logits",
                 logits=config.output.logits,
                 batch=choices.batch,
-                fill_batches=choices.compile or choices.device == "cuda",
             ),
             plan=self.plan,
             output=self.output,

@@ -14,6 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+# Ray reads how it authenticates when it is imported. A cluster of our own gets a token of its own, handed
+# down by environment: nobody else on this machine can use it, and nothing is written to the home folder.
+if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -41,6 +47,7 @@ POLL_S = 1.0
 GROW_EVERY_S = 10.0
 NODE_LOOK_EVERY_S = 2.0
 CLOSE_S = 10.0
+MAX_FAILED_STARTS = 3
 
 
 @contextmanager
@@ -58,9 +65,6 @@ def ray_session(machine: Machine, *, cores: int) -> Iterator[Machine]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        # A token for this cluster alone, handed down by environment: nothing is written to the home folder.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         ray.init(
             address="local",
             num_cpus=max(machine.cores, cores),
@@ -125,6 +129,7 @@ class _Seat:
     actor: Any
     becoming_ready: Reference | None
     node_id: str | None = None
+    failed_starts: int = 0
     tasks: dict[Reference, str] = field(default_factory=dict)
 
     @property
@@ -193,8 +198,11 @@ class RayExecutor:
 
     def _dispatch(self, backlog: Backlog) -> None:
         self._look_for_draining_nodes()
+        starting = sum(not seat.is_ready for seat in self._seats)
         for load in range(TASKS_IN_FLIGHT):
             for seat in self._seats:
+                if load and len(backlog) <= starting:
+                    return  # the last tasks are left to workers that are still starting
                 if not seat.is_ready or len(seat.tasks) != load or seat.node_id in self._draining:
                     continue
                 task = backlog.take()
@@ -223,10 +231,15 @@ class RayExecutor:
     def _seat_is_ready(self, seat: _Seat, reference: Reference) -> None:
         try:
             seat.node_id = str(ray.get(reference))
-            seat.becoming_ready = None
+            seat.becoming_ready, seat.failed_starts = None, 0
         except RayTaskError as error:
             raise error.cause from error
-        except RayActorError:
+        except RayActorError as error:
+            seat.failed_starts += 0 if getattr(error, "preempted", False) else 1
+            if seat.failed_starts >= MAX_FAILED_STARTS:
+                raise RuntimeError(
+                    f"a worker died {seat.failed_starts} times before it was ready: {error}"
+                ) from error
             seat.becoming_ready = seat.actor.ready.remote()  # Ray is restarting it
 
     def _task_ended(self, seat: _Seat, reference: Reference, backlog: Backlog) -> Event:

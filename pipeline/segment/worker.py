@@ -10,14 +10,15 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from deeplab_core.prepare import prepare_for_inference
 
 from deeplab_core.checkpoint import load_checkpoint
-from deeplab_core.multiscale import MultiScale
+from deeplab_core.multiscale import Fuse, MultiScale
+from deeplab_core.prepare import prepare_for_inference
+from deeplab_core.prepared import Precision
 from pipeline.errors import StorageError
 from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
 from pipeline.raster.polygons import mask
@@ -45,11 +46,11 @@ class NetworkSpec:
     """
 
     folder: Folder
-    precision: str
+    precision: Precision
     compile: bool
     scales: tuple[float, ...]
     flips: tuple[str, ...]
-    fuse: str
+    fuse: Fuse
     device: str
     threads: int
 
@@ -148,11 +149,8 @@ def build_engine(spec: SegmentSpec) -> tuple[BlockEngine, dict[str, Any]]:
         scales=network.scales,
     )
     multiscale = MultiScale(prepared, scales=network.scales, flips=network.flips, fuse=network.fuse)
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return (
-        BlockEngine(multiscale, engine, device=device, dtype=dtypes[network.precision]),
-        prepared.preparation.to_json(),
-    )
+    preparation = prepared.preparation
+    return BlockEngine(multiscale, engine, device=device, dtype=preparation.dtype), asdict(preparation)
 
 
 def peak_rss_bytes() -> int:

@@ -28,8 +28,8 @@ class PositionDependentModel:
         return nodes + self.ramp[:, 0].view(1, -1, 1, 1) * rows + self.ramp[:, 1].view(1, -1, 1, 1) * cols
 
     def fused(self, images_NCHW):
-        logits = self.logits(images_NCHW)
-        return logits if self.fuse_logits else logits.softmax(dim=1)
+        scores = [self.logits(image_CHW[None]) for image_CHW in images_NCHW]
+        return torch.cat([score if self.fuse_logits else score.softmax(dim=1) for score in scores])
 
 
 def window_1d(kind, nodes):

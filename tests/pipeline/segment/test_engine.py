@@ -36,7 +36,7 @@ def run_blocks(
     fuse_logits = options.get("fuse_logits", False)
     lattice = Lattice.over(height, width, crop_px=crop, stride_px=stride, node_px=node_px)
     plan = Plan(lattice, options.get("region", Region(Window(0, 0, height, width))), block)
-    settings = EngineSettings(lattice, GAIN, BIAS, CLASSES, window, fuse_logits, "lattice", batch, True)
+    settings = EngineSettings(lattice, GAIN, BIAS, CLASSES, window, fuse_logits, "lattice", batch)
     model = PositionDependentModel(BANDS, CLASSES, node_px, fuse_logits=fuse_logits)
     engine = BlockEngine(model, settings, device=torch.device("cpu"), dtype=torch.float32)
     wanted = valid if wanted is None else wanted & valid
@@ -178,7 +178,7 @@ def test_crops_without_a_valid_pixel_are_never_computed():
             return super().fused(images)
 
     lattice = Lattice.over(400, 400, crop_px=65, stride_px=48, node_px=4)
-    settings = EngineSettings(lattice, GAIN, BIAS, CLASSES, "gaussian", False, "none", 1, False)
+    settings = EngineSettings(lattice, GAIN, BIAS, CLASSES, "gaussian", False, "none", 1)
     engine = BlockEngine(Counting(BANDS, CLASSES), settings, device=torch.device("cpu"), dtype=torch.float32)
     plan = Plan(lattice, Region(Window(0, 0, 400, 400)), 1024)
     block = next(plan.blocks())
