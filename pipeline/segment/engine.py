@@ -4,6 +4,7 @@ Everything between the raw pixels and the finished arrays stays on the device. T
 on the crops over it and on nothing else: not on the block's cut, nor on the batch a crop was computed in.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deeplab_core.softmax import softmax_
+from deeplab_core.softmax import softmax
 from pipeline.raster.mosaic import BlockArrays, LogitsLayout
 from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
@@ -93,6 +94,23 @@ class BlockEngine:
         probabilities_KHW = self._blend(images_CHW, halo, nodes, crops)
         return self._finish(window, halo, nodes, probabilities_KHW, wanted_HW), len(crops)
 
+    @torch.inference_mode()
+    def time_network(self, images_NCHW: Tensor, seconds: float) -> float:
+        """Crops a second of the network alone, for so many seconds after a warm-up."""
+        images_NCHW = images_NCHW.to(self._device, self._dtype).contiguous(memory_format=torch.channels_last)
+        self._model.fused(images_NCHW)
+        self._wait()
+        began, crops = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            self._model.fused(images_NCHW)
+            crops += len(images_NCHW)
+            self._wait()
+        return crops / (time.perf_counter() - began)
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
     def needed_crops(
         self, served: Window, halo: Window, valid_HW: NDArray[np.bool_], wanted_HW: NDArray[np.bool_]
     ) -> list[Window]:
@@ -152,7 +170,7 @@ class BlockEngine:
                 total_KHW[:, *target].add_(scores_KHW[:, *inside] * weights)
                 weight_HW[target] += weights
         total_KHW.div_(weight_HW.clamp_min_(torch.finfo(torch.float32).tiny))
-        return softmax_(total_KHW[None])[0] if self._settings.fuse_logits else total_KHW
+        return softmax(total_KHW[None])[0] if self._settings.fuse_logits else total_KHW
 
     def _scores(
         self, images_CHW: Tensor, halo: Window, crops: Sequence[Window]

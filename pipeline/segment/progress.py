@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -18,14 +19,18 @@ class Progress:
     Attributes:
         total: Blocks to do in this run.
         stream: Where it is shown; never stdout, which belongs to the result.
+        clock: Seconds that only go forward.
     """
 
     total: int
     stream: TextIO = field(default_factory=lambda: sys.stderr)
+    clock: Callable[[], float] = time.monotonic
     done: int = 0
     failed: int = 0
     pixels: int = 0
-    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
 
     def on_event(self, event: Event) -> None:
         """Count an event and show it."""
@@ -48,7 +53,7 @@ class Progress:
     @property
     def mpx_per_s(self) -> float:
         """Valid pixels a second since the start, in millions."""
-        return self.pixels / 1e6 / max(time.monotonic() - self._began, 1e-9)
+        return self.pixels / 1e6 / max(self.clock() - self._began, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
@@ -56,7 +61,7 @@ class Progress:
         ended = self.done + self.failed
         if not ended:
             return None
-        return (time.monotonic() - self._began) / ended * (self.total - ended)
+        return (self.clock() - self._began) / ended * (self.total - ended)
 
     def _draw(self, event: Event) -> None:
         if isinstance(event, Retried | GivenUp):

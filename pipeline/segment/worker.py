@@ -109,6 +109,15 @@ class BlockWorker:
         spec.ledger.record_finished(task, record)
         return record
 
+    def turn_to(self, spec: SegmentSpec) -> None:
+        """Write to another mosaic of the same source and network; what is loaded stays loaded."""
+        self._spec = spec
+        self._writer = MosaicWriter(spec.output, spec.layout)
+
+    def time_network(self, images_NCHW: torch.Tensor, *, seconds: float) -> float:
+        """Crops a second of the network alone, on the thread and with the preparation that blocks have."""
+        return self._device_thread.submit(self._engine.time_network, images_NCHW, seconds).result()
+
     def close(self) -> None:
         """Let go of the source and the device."""
         self._device_thread.shutdown()
