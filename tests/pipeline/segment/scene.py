@@ -1,0 +1,83 @@
+"""A small scene and a small model on disk, for whole runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+import yaml
+from affine import Affine
+
+from deeplab_core import ModelConfig, build_model, save_checkpoint
+
+BANDS = ("red", "green", "nir")
+MEAN, STD = (80.0, 90.0, 100.0), (30.0, 35.0, 40.0)
+CROPS = {"size_px": 129, "stride_px": 112}
+
+
+def write_model(path: Path, seed: int = 0) -> Path:
+    """A ResNet-18 with statistics that make it decide, since random weights alone are all but level."""
+    torch.manual_seed(seed)
+    model = build_model(ModelConfig(backbone="resnet18", classes=["water", "forest", "field"], bands=BANDS))
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    last.weight.data.mul_(40)
+    save_checkpoint(model, path, mean=MEAN, std=STD, bands=BANDS)
+    return path
+
+
+def write_scene(path: Path, height: int, width: int, *, holes: bool = True, seed: int = 0) -> Path:
+    """Smooth random bands with a ragged edge and a hole without data, in UTM."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(len(BANDS), height // 40 + 2, width // 40 + 2))
+    data = np.stack([np.kron(band, np.ones((40, 40)))[:height, :width] for band in coarse])
+    data = data * np.reshape(STD, (-1, 1, 1)) + np.reshape(MEAN, (-1, 1, 1)) + rng.normal(size=data.shape) * 5
+    data = data.clip(1, 255).astype(np.uint8)
+    if holes:
+        rows, cols = np.indices((height, width))
+        data[:, cols < 60 + 40 * np.sin(rows / 30)] = 0
+        data[:, (rows - height // 2) ** 2 + (cols - width // 2) ** 2 < 90**2] = 0
+    profile = {
+        "driver": "GTiff", "height": height, "width": width, "count": len(BANDS), "dtype": "uint8",
+        "crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5400000), "nodata": 0,
+        "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(data)
+        target.descriptions = BANDS
+    return path
+
+
+def settings(source: Path, model: Path, output: Path | str, /, **groups) -> dict:
+    """Settings of a quick and exact run, as a config file has them."""
+    document = {
+        "source": {"urls": [str(source)]},
+        "model": {"url": str(model)},
+        "crop": dict(CROPS),
+        "inference": {"precision": "fp32", "compile": False, "batch": 2},
+        "block": {"size_px": 1024},
+        "output": {"url": str(output)},
+        "compute": {"executor": "local", "workers": 1, "threads_per_worker": 1},
+    }
+    for group, values in groups.items():
+        document[group] = document.get(group, {}) | values
+    return document
+
+
+def write_config(path: Path, document: dict) -> Path:
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def array_objects(mosaic: Path) -> dict[str, bytes]:
+    """Every stored object of the arrays, without metadata: what must be equal to the byte."""
+    return {
+        str(file.relative_to(mosaic)): file.read_bytes()
+        for file in sorted(mosaic.rglob("*"))
+        if file.is_file() and file.name != "zarr.json" and "#" not in file.name
+    }
+
+
+def ledger_records(output: Path) -> dict[str, dict]:
+    folder = Path(f"{output}.run") / "blocks"
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
