@@ -49,7 +49,7 @@ def audit(output: Folder, ledger: Ledger, plan: Plan, layout: MosaicLayout) -> A
     """Compare plan, ledger and store."""
     found = Audit()
     records = dict(ledger.records())
-    found.missing = [block.id for block in plan.blocks() if block.id not in records]
+    found.missing = [block.id for block in plan.tasks() if block.id not in records]
     found.failed = sorted(ledger.failed() - records.keys())
     written = {key for record in records.values() for key in record.get("objects", {})}
     present = {

@@ -102,7 +102,7 @@ def _end_to_end(worker: BlockWorker, planned: PlannedRun) -> dict[str, Any]:
 
     worker.turn_to(planned.spec)
     with stop_on_signals() as stop:
-        blocks = [block.id for block in planned.plan.blocks()]
+        blocks = [block.id for block in planned.plan.tasks()]
         LocalExecutor().run(lambda: _Warm(worker), blocks, on_event, stop)
         audit(planned.output, planned.ledger, planned.plan, planned.layout)
         height, width = planned.layout.grid.window.shape

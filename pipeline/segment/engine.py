@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplab_core.softmax import softmax
+from pipeline.errors import BlockError
 from pipeline.raster.mosaic import BlockArrays, LogitsLayout
 from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
@@ -169,6 +170,11 @@ class BlockEngine:
                 # Not fused into one operation: that rounds differently at the end of a row.
                 total_KHW[:, *target].add_(scores_KHW[:, *inside] * weights)
                 weight_HW[target] += weights
+        if not torch.isfinite(total_KHW).all():
+            raise BlockError(
+                "the network must give finite numbers, but gave infinite ones or none; try inference.precision "
+                "bf16 or fp32, and check the model's statistics against the raster's values"
+            )
         total_KHW.div_(weight_HW.clamp_min_(torch.finfo(torch.float32).tiny))
         return softmax(total_KHW[None])[0] if self._settings.fuse_logits else total_KHW
 

@@ -21,7 +21,8 @@ def this_machine() -> Machine:
         cores=_cores(),
         gpus=float(gpus),
         memory_bytes=_memory_bytes(),
-        native_bf16=_native_bf16(gpus),
+        cpu_bf16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),  # noqa: SLF001 - no public question
+        gpu_bf16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
         can_compile=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")),
     )
 
@@ -43,9 +44,3 @@ def _memory_bytes() -> int:
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
-
-
-def _native_bf16(gpus: int) -> bool:
-    if gpus:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - torch has no public question

@@ -6,7 +6,7 @@ pixels and writes its objects once. Crops over a block's edge are computed by bo
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,11 +46,14 @@ class Plan:
         lattice: Crops and nodes of the whole source.
         region: What is wanted of it.
         block_px: Side of a block.
+        keeps_nodes: Whether the mosaic keeps values on the lattice: the last pixels before a block hang on
+            its first nodes, so a block has work even where only those pixels are wanted.
     """
 
     lattice: Lattice
     region: Region
     block_px: int
+    keeps_nodes: bool = False
 
     @cached_property
     def mosaic_window(self) -> Window:
@@ -86,8 +89,8 @@ class Plan:
         return self.window(block).shift(self.mosaic_window.row, self.mosaic_window.col)
 
     def served_window(self, block: Block) -> Window:
-        """The part of a block that may be wanted, in the source's pixels."""
-        return self.source_window(block).intersect(self.region.box)
+        """The wanted pixels that hang on what a block writes, in the source's pixels."""
+        return self._reached(block).intersect(self.region.box)
 
     def halo(self, block: Block) -> Window:
         """The source pixels that a block's crops look at; may pass the source's edges."""
@@ -95,10 +98,26 @@ class Plan:
 
     def blocks(self) -> Iterator[Block]:
         """The blocks with something wanted, row by row."""
+        yield from self._touched_blocks(self.source_window)
+
+    def tasks(self) -> Iterator[Block]:
+        """The blocks with something to write: those with something wanted, or just before them."""
+        yield from self._touched_blocks(self._reached)
+
+    def _touched_blocks(self, window_of: Callable[[Block], Window]) -> Iterator[Block]:
         for row in range(self.block_rows):
             line = [Block(row, col) for col in range(self.block_cols)]
-            touched = self.region.touches([self.source_window(block) for block in line])
+            touched = self.region.touches([window_of(block) for block in line])
             yield from (block for block, is_touched in zip(line, touched, strict=True) if is_touched)
+
+    @property
+    def _reach_px(self) -> int:
+        return self.lattice.node_px - 1 if self.keeps_nodes else 0
+
+    def _reached(self, block: Block) -> Window:
+        """A block with the pixels above and left of it that hang on its nodes."""
+        window, reach = self.source_window(block), self._reach_px
+        return Window.from_bounds(window.row - reach, window.col - reach, window.row_stop, window.col_stop)
 
     @cached_property
     def counts(self) -> "Counts":
@@ -112,9 +131,11 @@ class Plan:
         box, mosaic = self.region.box, self.mosaic_window
         rows = self._crops_per_block(self.lattice.rows, mosaic.row, self.block_rows, box.row, box.row_stop)
         cols = self._crops_per_block(self.lattice.cols, mosaic.col, self.block_cols, box.col, box.col_stop)
+        block_rows = _count_meeting(mosaic.row, self.block_px, self.block_rows, box.row, box.row_stop)
+        block_cols = _count_meeting(mosaic.col, self.block_px, self.block_cols, box.col, box.col_stop)
         crop_rows, crop_cols = self.lattice.crops(box)
         return Counts(
-            blocks=len(rows) * len(cols),
+            blocks=block_rows * block_cols,
             crops_unique=len(crop_rows) * len(crop_cols),
             crops_computed=sum(rows) * sum(cols),
             crops_largest_block=max(rows) * max(cols),
@@ -125,7 +146,8 @@ class Plan:
     ) -> list[int]:
         starts = range(origin_px, origin_px + num_blocks * self.block_px, self.block_px)
         spans = (
-            axis.crops(max(start, wanted_start), min(start + self.block_px, wanted_stop)) for start in starts
+            axis.crops(max(start - self._reach_px, wanted_start), min(start + self.block_px, wanted_stop))
+            for start in starts
         )
         return [len(span) for span in spans if span]
 
@@ -136,20 +158,27 @@ class Plan:
         touched = np.array([self._touched(row, crop_cols) for row in crop_rows], np.bool_)
         totals = np.pad(touched.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
         per_block = []
-        for block in self.blocks():
+        for block in self.tasks():
             rows, cols = self.lattice.crops(self.served_window(block))
             top, left = rows.start - crop_rows.start, cols.start - crop_cols.start
             bottom, right = top + len(rows), left + len(cols)
             per_block.append(
                 int(totals[bottom, right] - totals[top, right] - totals[bottom, left] + totals[top, left])
             )
-        return Counts(len(per_block), int(touched.sum()), sum(per_block), max(per_block, default=0))
+        blocks = sum(1 for _ in self.blocks())
+        return Counts(blocks, int(touched.sum()), sum(per_block), max(per_block, default=0))
 
     def _touched(self, crop_row: int, crop_cols: range) -> NDArray[np.bool_]:
         side, stride = self.lattice.crop_px, self.lattice.stride_px
         reach = self.lattice.node_px - 1
         crops = [Window(crop_row * stride, col * stride, side, side).grow(reach) for col in crop_cols]
         return self.region.touches(crops)
+
+
+def _count_meeting(origin_px: int, block_px: int, num_blocks: int, start: int, stop: int) -> int:
+    """Blocks of an axis that hold some of the pixels ``[start, stop)``."""
+    first, last = (start - origin_px) // block_px, (stop - 1 - origin_px) // block_px
+    return max(0, min(last, num_blocks - 1) - max(first, 0) + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from pipeline.segment.executor import (
     close_worker,
     describe,
 )
-from pipeline.segment.resolve import Machine, Workers
+from pipeline.segment.resolve import Machine, Workers, workers_on_gpus
 from pipeline.storage import credentials
 
 Reference = Any
@@ -90,7 +90,7 @@ def _whole_cluster(driver: Machine) -> Machine:
         cores=int(min(node["CPU"] for node in nodes)),
         gpus=gpus,
         memory_bytes=int(min(node.get("memory", driver.memory_bytes) for node in nodes)),
-        native_bf16=driver.native_bf16 or gpus > 0,
+        gpu_bf16=gpus > 0,
     )
 
 
@@ -192,8 +192,12 @@ class RayExecutor:
         self._looked_at_cluster = time.monotonic()
         total = ray.cluster_resources()
         needs = self._workers
-        room = total.get("GPU", 0.0) / needs.gpus if needs.gpus else total.get("CPU", 0.0) / needs.threads
-        while len(self._seats) < min(int(room), waiting + self._running()):
+        room = (
+            workers_on_gpus(total.get("GPU", 0.0), needs.gpus)
+            if needs.gpus
+            else int(total.get("CPU", 0.0) / needs.threads)
+        )
+        while len(self._seats) < min(room, waiting + self._running()):
             self._open_seat(make_worker)
 
     def _dispatch(self, backlog: Backlog) -> None:

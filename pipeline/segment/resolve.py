@@ -1,7 +1,7 @@
 """What "auto" means: decided once from plan and machine, kept in ``plan.json``, reused on resume."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,7 +41,8 @@ class Machine:
         cores: CPU cores of each.
         gpus: GPUs of all of them.
         memory_bytes: Host memory of each.
-        native_bf16: Whether its processors compute in bf16.
+        cpu_bf16: Whether its processors compute in bf16.
+        gpu_bf16: Whether its GPUs do.
         can_compile: Whether torch.compile has what it needs.
     """
 
@@ -49,7 +50,8 @@ class Machine:
     cores: int
     gpus: float
     memory_bytes: int
-    native_bf16: bool
+    cpu_bf16: bool
+    gpu_bf16: bool
     can_compile: bool
 
 
@@ -94,7 +96,7 @@ def share_out(config: RunConfig, machine: Machine, stored: Mapping[str, Any] | N
         raise SettingsError(f"compute.gpus_per_worker is {gpus}, but this machine has {machine.gpus:g} GPUs")
     grow = compute.workers == "auto"
     if compute.workers == "auto":
-        count = max(1, _workers_on_gpus(machine.gpus, gpus)) if gpus else machine.nodes
+        count = max(1, workers_on_gpus(machine.gpus, gpus)) if gpus else machine.nodes
     else:
         count = compute.workers
     per_node = math.ceil(count / machine.nodes)
@@ -107,7 +109,7 @@ def share_out(config: RunConfig, machine: Machine, stored: Mapping[str, Any] | N
     return Workers(count, grow, int(threads), gpus, memory_bytes)
 
 
-def _workers_on_gpus(gpus: float, gpus_per_worker: float) -> int:
+def workers_on_gpus(gpus: float, gpus_per_worker: float) -> int:
     """Workers that fit; a share lies on one GPU, so four GPUs at 0.4 take eight workers and not ten."""
     if gpus_per_worker < 1:
         return int(gpus) * int(1 / gpus_per_worker)
@@ -128,7 +130,8 @@ def choose(
     """Everything "auto", the plan that follows, and the memory it takes."""
     inference = config.inference
     device = "cuda" if workers.gpus else "cpu"
-    precision: Precision = "bf16" if machine.native_bf16 else "fp32"
+    native_bf16 = machine.gpu_bf16 if workers.gpus else machine.cpu_bf16
+    precision: Precision = "bf16" if native_bf16 else "fp32"
     if inference.precision != "auto":
         precision = inference.precision
     elif stored:
@@ -136,21 +139,28 @@ def choose(
     batch = inference.batch
     if batch == "auto":
         batch = stored["batch"] if stored else BATCH[device]
-    compiled = _whether_to_compile(config, machine, workers, lattice, region, device, stored)
-
     sizes = replace(numbers, value_bytes=VALUE_BYTES[precision])
 
-    def memory_of(plan: Plan) -> Memory:
-        return project_memory(plan, network, sizes, batch=batch, compiled=compiled, device=device)
+    def plan_of(block_px: int) -> Plan:
+        return Plan(lattice, region, block_px, keeps_nodes=numbers.logits == "lattice")
 
-    block_px = config.block.size_px
-    if block_px == "auto":
-        block_px = stored["block_px"] if stored else _choose_block_px(
-            lattice, region, workers, LARGEST_BLOCK_PX[device], memory_of
-        )  # fmt: skip
-    plan = Plan(lattice, region, block_px)
-    choices = Choices(device, workers.threads, precision, compiled, batch, block_px)
-    return choices, plan, memory_of(plan)
+    def decide(compiled: bool) -> tuple[Choices, Plan, Memory]:
+        def memory_of(plan: Plan) -> Memory:
+            return project_memory(plan, network, sizes, batch=batch, compiled=compiled, device=device)
+
+        block_px = config.block.size_px
+        if block_px == "auto" and stored:
+            block_px = int(stored["block_px"])
+        elif block_px == "auto":
+            block_px = _choose_block_px(plan_of, memory_of, workers, LARGEST_BLOCK_PX[device])
+        plan = plan_of(block_px)
+        return Choices(device, workers.threads, precision, compiled, batch, block_px), plan, memory_of(plan)
+
+    decided = decide(_whether_to_compile(config, machine, workers, lattice, region, device, stored))
+    too_much = decided[2].total > workers.memory_bytes
+    if too_much and decided[0].compile and config.inference.compile == "auto" and not stored:
+        return decide(compiled=False)  # the compiler itself takes memory: slower beats refused
+    return decided
 
 
 def check_memory(memory: Memory, workers: Workers, choices: Choices, num_classes: int) -> None:
@@ -194,17 +204,13 @@ def _whether_to_compile(
 
 
 def _choose_block_px(
-    lattice: Lattice,
-    region: Region,
-    workers: Workers,
-    largest_px: int,
-    memory_of: Any,  # noqa: ANN401
+    plan_of: Callable[[int], Plan], memory_of: Callable[[Plan], Memory], workers: Workers, largest_px: int
 ) -> int:
     """The block size that ends soonest: little overlap, and a share for every worker; within memory."""
     best, best_time = BLOCK_MULTIPLE_PX, math.inf
     block_px = BLOCK_MULTIPLE_PX
     while block_px <= largest_px:
-        plan = Plan(lattice, region, block_px)
+        plan = plan_of(block_px)
         counts = plan.counts
         turns = math.ceil(counts.blocks / workers.count) + PIPELINE_FILL
         time = turns * counts.crops_computed / max(1, counts.blocks)

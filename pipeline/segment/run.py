@@ -115,7 +115,7 @@ def _execute(planned: PlannedRun, executor: Executor, stop: threading.Event) -> 
     ledger, tally = planned.ledger, Tally()
     for _ in range(2):
         finished = ledger.finished()
-        todo = [block.id for block in planned.plan.blocks() if block.id not in finished]
+        todo = [block.id for block in planned.plan.tasks() if block.id not in finished]
         todo = [block for block in todo if block not in tally.given_up]
         _run_blocks(planned, executor, todo, tally, stop)
         found = audit(planned.output, ledger, planned.plan, planned.layout)

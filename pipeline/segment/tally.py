@@ -37,21 +37,22 @@ def make_report(
     planned: PlannedRun, tally: Tally, found: Audit, *, status: str, seconds: float
 ) -> dict[str, Any]:
     """What ``report.json`` and ``--json`` say. Counts are of this run."""
-    total = planned.plan.counts.blocks
-    done = sum(record["state"] == "done" for record in tally.records)
-    empty = sum(record["state"] == "empty" for record in tally.records)
+    # Tasks just beyond the region write nodes for its last pixels; they are no blocks of it.
+    blocks = {block.id for block in planned.plan.blocks()}
+    done = sum(record["state"] == "done" for record in tally.records if record["block"] in blocks)
+    empty = sum(record["state"] == "empty" for record in tally.records if record["block"] in blocks)
     pixels = sum(record.get("pixels", 0) for record in tally.records)
-    unfinished = len(found.missing)
+    unfinished = len(blocks.intersection(found.missing))
     everything = [record for _, record in planned.ledger.records()]
     peaks = [record.get("peak_rss_bytes", 0) for record in tally.records]
     return {
         "status": status,
         "blocks": {
-            "total": total,
+            "total": len(blocks),
             "done": done,
             "empty": empty,
             "failed": len(tally.given_up),
-            "skipped": max(0, total - unfinished - done - empty),
+            "skipped": max(0, len(blocks) - unfinished - done - empty),
         },
         "crops": {
             "unique": planned.plan.counts.crops_unique,

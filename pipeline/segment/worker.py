@@ -88,19 +88,19 @@ class BlockWorker:
         pixels = self._source.read(halo)
         wanted = mask(plan.region, halo) & pixels.valid_HW
         clock.lap("read")
-        part = served.relative_to(halo).slices
+        own = plan.source_window(block).intersect(served).relative_to(halo).slices
         record: dict[str, Any] = {"block": task, "state": "empty", "worker": self._name, "started": started}
-        if wanted[part].any():
+        if wanted[served.relative_to(halo).slices].any():
             window = plan.source_window(block)
             arrays, crops = self._on_device(
                 clock, lambda: self._engine.compute(window, served, pixels, wanted)
             )
             clock.lap("wait_and_compute")
             record |= {
-                "state": "done",
+                "state": "done" if wanted[own].any() else "empty",
                 "objects": self._writer.write(plan.window(block), arrays),
                 "crops": crops,
-                "pixels": int(wanted[part].sum()),
+                "pixels": int(wanted[own].sum()),
                 "class_pixels": count_classes(arrays.classes_HW, spec.layout.num_classes),
                 "seam": seam_sums(arrays.confidence_HW, window, plan.lattice),
             }

@@ -27,8 +27,10 @@ from pipeline.segment.resolve import (
 
 NETWORK = NetworkCost(72_200_000_000, 40_350_000, 5_000_000, 4, 16)
 NUMBERS = Numbers(num_bands=3, sample_bytes=1, value_bytes=4, num_classes=5, logits="lattice")
-LAPTOP = Machine(nodes=1, cores=8, gpus=0.0, memory_bytes=64 * GIB, native_bf16=False, can_compile=True)
-GPU_BOX = replace(LAPTOP, cores=16, gpus=4.0, memory_bytes=256 * GIB, native_bf16=True)
+LAPTOP = Machine(
+    nodes=1, cores=8, gpus=0.0, memory_bytes=64 * GIB, cpu_bf16=False, gpu_bf16=False, can_compile=True
+)
+GPU_BOX = replace(LAPTOP, cores=16, gpus=4.0, memory_bytes=256 * GIB, gpu_bf16=True)
 CLUSTER = replace(LAPTOP, nodes=3, cores=8)
 
 
@@ -117,9 +119,9 @@ def test_threads_of_a_run_that_is_continued_are_taken_again_unless_given():
     ("machine", "settings", "device", "precision", "batch"),
     [
         (LAPTOP, {}, "cpu", "fp32", 2),
-        (replace(LAPTOP, native_bf16=True), {}, "cpu", "bf16", 2),
+        (replace(LAPTOP, cpu_bf16=True), {}, "cpu", "bf16", 2),
         (GPU_BOX, {}, "cuda", "bf16", 16),
-        (replace(GPU_BOX, native_bf16=False), {}, "cuda", "fp32", 16),
+        (replace(GPU_BOX, gpu_bf16=False), {}, "cuda", "fp32", 16),
         (GPU_BOX, {"precision": "fp16", "batch": 5}, "cuda", "fp16", 5),
         (LAPTOP, {"precision": "bf16", "batch": 1}, "cpu", "bf16", 1),
     ],
@@ -274,7 +276,7 @@ def test_a_run_that_is_continued_chooses_as_it_did_on_any_machine():
     side = side_with(LONG)
     first = chosen(side, side, compute={"workers": 1, "memory_gib": 100})[0]
     stored = choices_to_json(first)
-    other = replace(LAPTOP, cores=2, memory_bytes=8 * GIB, native_bf16=True, can_compile=False)
+    other = replace(LAPTOP, cores=2, memory_bytes=8 * GIB, cpu_bf16=True, can_compile=False)
     again = chosen(side, side, machine=other, stored=stored, compute={"workers": 4})[0]
     assert again == first
     fresh = chosen(side, side, machine=other, compute={"workers": 4})[0]

@@ -19,6 +19,7 @@ from deeplab_core.multiscale import MultiScale
 from pipeline.config import RunConfig
 from pipeline.errors import MismatchError, ModelError, SettingsError, StorageError
 from pipeline.raster.mosaic import Mosaic
+from pipeline.raster.window import Window
 from pipeline.segment.ledger import Ledger
 from pipeline.segment.run import plan_only, segment
 from tests.pipeline.segment.reference import assert_same_mosaic, segment_whole
@@ -48,6 +49,20 @@ def reference(scene: Path, model: Path, *, scales=(1.0,), flips=(), window="gaus
             raw, valid, valid, network, gain=gain, bias=bias, crop=CROPS["size_px"],
             stride=CROPS["stride_px"], node_px=4, window=window,
         )  # fmt: skip
+
+
+def damage_last_tile(scene: Path) -> None:
+    """Overwrite the compressed bytes of the tile in the lower right corner."""
+    with rasterio.open(scene) as source:
+        tile = (source.width - 1) // 256, (source.height - 1) // 256
+        tags = [
+            source.get_tag_item(f"BLOCK_{what}_{tile[0]}_{tile[1]}", "TIFF", bidx=1)
+            for what in ("OFFSET", "SIZE")
+        ]
+    offset, size = (int(tag) for tag in tags)
+    with scene.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * size)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +108,11 @@ def test_logits_give_the_classes_again(undisturbed):
     classes, logits = mosaic.classes(), mosaic.logits()
     known = classes != 255
     np.testing.assert_array_equal(np.isnan(logits[0]), ~known)
-    assert (logits.argmax(0) == classes)[known].mean() > 0.9999
+    ordered = np.sort(logits[:, known], axis=0)
+    clear = ordered[-1] - ordered[-2] > 0.02  # float16 keeps three digits of a logarithm
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(logits.argmax(0)[known][clear], classes[known][clear])
+    assert np.abs(np.exp(logits[:, known]).sum(0) - 1).max() < 0.02
 
 
 def test_the_report_counts_this_run(undisturbed, scene, model):
@@ -160,9 +179,7 @@ def test_a_place_that_holds_something_else_is_refused(scene, model, tmp_path):
 def test_an_unreadable_block_is_given_up_and_the_rest_is_done(model, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.segment.executor.RETRY_DELAY_S", 0.01)
     scene = write_scene(tmp_path / "scene.tif", 1301, 1187, holes=False)
-    data = scene.read_bytes()
-    # The file's last tiles hold its lower right corner: cut them short.
-    scene.write_bytes(data[: int(len(data) * 0.93)])
+    damage_last_tile(scene)
     report = run(scene, model, tmp_path / "out.zarr")
     assert report["status"] == "incomplete"
     assert report["blocks"]["failed"] >= 1
@@ -208,6 +225,24 @@ def test_a_window_equals_the_same_place_in_the_full_run(scene, model, undisturbe
     ]
     np.testing.assert_array_equal(classes, expected)
     assert part.grid.transform == full.grid.transform @ Affine.translation(col, row)
+
+
+@pytest.mark.parametrize("edge", ["region", "data"])
+def test_logits_hold_to_the_last_pixel_where_the_next_block_has_nothing(edge, model, tmp_path):
+    """The last pixels of a block hang on nodes of the next one, wanted or not."""
+    scene = write_scene(tmp_path / "scene.tif", 1100, 1300, holes=False)
+    region = {"window": [0, 0, 1024, 1024]} if edge == "region" else {}
+    if edge == "data":
+        with rasterio.open(scene, "r+") as target:
+            target.write(np.zeros((len(BANDS), 1100, 276), np.uint8), window=((0, 1100), (1024, 1300)))
+            target.write(np.zeros((len(BANDS), 76, 1300), np.uint8), window=((1024, 1100), (0, 1300)))
+    report = run(scene, model, tmp_path / "out.zarr", region=region)
+    assert report["status"] == "complete"
+    assert report["blocks"]["done"] == 1
+    assert report["blocks"]["total"] == (1 if edge == "region" else 4)
+    mosaic = Mosaic.open(str(tmp_path / "out.zarr"))
+    logits = mosaic.logits(Window(1000, 1000, 24, 24))
+    assert np.abs(np.exp(logits).sum(0) - 1).max() < 0.02
 
 
 def test_planning_writes_nothing_and_says_what_a_run_will_do(scene, model, tmp_path):
