@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from deeplab_core.softmax import softmax_
+from deeplab_core.softmax import softmax
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -121,7 +121,7 @@ def mean_field(
         beliefs = given
         for _ in range(config.iterations):
             # What is masked may be NaN, and 0 × NaN would spread: select instead of multiplying.
-            beliefs = softmax_(field.message(torch.where(valid_N1HW, beliefs, 0.0)).add_(unary))
+            beliefs = softmax(field.message(torch.where(valid_N1HW, beliefs, 0.0)).add_(unary))
         return torch.where(valid_N1HW, beliefs, given)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deeplab_core.resample import resize
 from deeplab_core.scales import scaled_size_px
-from deeplab_core.softmax import softmax_
+from deeplab_core.softmax import softmax
 from deeplab_core.symmetry import symmetries
 
 Fuse = Literal["probabilities", "logits"]
@@ -76,7 +76,7 @@ class MultiScale:
             images_NCHW: Normalised crops of k · input_multiple_px + 1 px a side, in any float type.
         """
         fused_NKHW = self.fused(images_NCHW)
-        return softmax_(fused_NKHW) if self.fuse == "logits" else fused_NKHW
+        return softmax(fused_NKHW) if self.fuse == "logits" else fused_NKHW
 
     def fused(self, images_NCHW: Tensor) -> Tensor:
         """Gives the mean over scales and flips of what `fuse` names, on the base lattice, in float32.
@@ -102,7 +102,7 @@ class MultiScale:
                 logits_NKHW = symmetry.undo(self._lattice(symmetry.apply(scaled_NCHW))).float()
                 # Exact: both lattices have a node on each corner.
                 logits_NKHW = resize(logits_NKHW, *nodes, align_corners=True).contiguous()
-                view_NKHW = logits_NKHW if self.fuse == "logits" else softmax_(logits_NKHW)
+                view_NKHW = logits_NKHW if self.fuse == "logits" else softmax(logits_NKHW)
                 total_NKHW = view_NKHW if total_NKHW is None else total_NKHW + view_NKHW
         assert total_NKHW is not None  # noqa: S101 - there is at least one scale and the identity
         num_views = len(self.scales) * len(self.symmetries)

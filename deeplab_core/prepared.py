@@ -127,11 +127,8 @@ class PreparedModel:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run(self, images_NCHW: Tensor) -> Tensor:
-        num_crops, size = len(images_NCHW), (images_NCHW.shape[-2], images_NCHW.shape[-1])
-        if size in self._compiled:
-            staged_NCHW = self.preparation.stage(images_NCHW, self.preparation.crops_per_call)
-            return self._compiled[size](staged_NCHW)[:num_crops]
-        if self._compiled and size not in self._reported:
+        size = images_NCHW.shape[-2], images_NCHW.shape[-1]
+        if self._compiled and size not in self._compiled and size not in self._reported:
             self._reported.add(size)
             logger.warning(
                 "crops of %d×%d px run uncompiled, because only %s px were prepared; name their scale or "
@@ -139,4 +136,7 @@ class PreparedModel:
                 *size,
                 ", ".join("×".join(map(str, known)) for known in self._compiled),
             )
-        return self._model.lattice(self.preparation.stage(images_NCHW, num_crops))
+        # Filled up even where nothing is compiled: libraries choose their kernels by the size of the batch.
+        staged_NCHW = self.preparation.stage(images_NCHW, self.preparation.crops_per_call)
+        logits_NKHW = self._compiled.get(size, self._model.lattice)(staged_NCHW)
+        return logits_NKHW[: len(images_NCHW)]

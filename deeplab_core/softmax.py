@@ -8,17 +8,17 @@ next, in the last bit.
 from torch import Tensor
 
 
-def softmax_(scores_NKHW: Tensor) -> Tensor:
-    """Softmax over the second dimension, in place.
+def softmax(scores_NKHW: Tensor) -> Tensor:
+    """Softmax over the second dimension.
 
     Args:
-        scores_NKHW: Any scores; overwritten by their softmax.
+        scores_NKHW: Any scores.
 
     Returns:
-        The same tensor.
+        A new tensor.
     """
-    scores_NKHW.sub_(scores_NKHW.amax(dim=1, keepdim=True)).exp_()
-    total_NHW = scores_NKHW[:, 0].clone()
-    for scores_NHW in scores_NKHW[:, 1:].unbind(dim=1):
-        total_NHW.add_(scores_NHW)
-    return scores_NKHW.div_(total_NHW[:, None])
+    powers_NKHW = (scores_NKHW - scores_NKHW.amax(dim=1, keepdim=True)).exp_()
+    total_NHW = powers_NKHW[:, 0].clone()
+    for powers_NHW in powers_NKHW[:, 1:].unbind(dim=1):
+        total_NHW.add_(powers_NHW)
+    return powers_NKHW.div_(total_NHW[:, None])

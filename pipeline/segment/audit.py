@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pipeline.raster.mosaic import MosaicLayout, array_names, checksum
+from pipeline.errors import StorageError
+from pipeline.raster.mosaic import Mosaic, MosaicLayout, array_names, checksum
 from pipeline.segment.ledger import Ledger, Record
 from pipeline.segment.plan import Plan
-from pipeline.storage import Folder
+from pipeline.storage import Folder, redact
 
 READERS = 16
 
@@ -65,6 +66,17 @@ def audit(output: Folder, ledger: Ledger, plan: Plan, layout: MosaicLayout) -> A
                 found.damaged[block] = fault
     found.objects = len(written)
     return found
+
+
+def audit_stored(output_url: str) -> Audit:
+    """Audit a mosaic by what was stored with it."""
+    mosaic, ledger = Mosaic.open(output_url), Ledger.beside(output_url)
+    stored = ledger.read_plan()
+    if stored is None:
+        raise StorageError(
+            f"a mosaic must have a run folder with a plan, but there is none at {redact(ledger.folder.url)}"
+        )
+    return audit(Folder.at(output_url), ledger, Plan.from_json(stored["geometry"]), mosaic.layout)
 
 
 def _first_fault(output: Folder, record: Record) -> str | None:

@@ -172,8 +172,8 @@ class BlockEngine:
                 weight_HW[target] += weights
         if not torch.isfinite(total_KHW).all():
             raise BlockError(
-                "the network must give finite numbers, but gave infinite ones or none; try inference.precision "
-                "bf16 or fp32, and check the model's statistics against the raster's values"
+                "the network must give finite numbers, but gave infinite ones or none; try "
+                "inference.precision bf16 or fp32, and compare the model's statistics with the raster's"
             )
         total_KHW.div_(weight_HW.clamp_min_(torch.finfo(torch.float32).tiny))
         return softmax(total_KHW[None])[0] if self._settings.fuse_logits else total_KHW

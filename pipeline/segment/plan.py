@@ -6,7 +6,7 @@ pixels and writes its objects once. Crops over a block's edge are computed by bo
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,31 @@ class Plan:
     region: Region
     block_px: int
     keeps_nodes: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` takes back."""
+        box, polygons = self.region.box, self.region.polygons_wkb
+        return {
+            "source_px": [self.lattice.rows.length_px, self.lattice.cols.length_px],
+            "crop_px": self.lattice.crop_px,
+            "stride_px": self.lattice.stride_px,
+            "node_px": self.lattice.node_px,
+            "region_window": [box.row, box.col, box.height, box.width],
+            "region_polygons": None if polygons is None else polygons.hex(),
+            "block_px": self.block_px,
+            "keeps_nodes": self.keeps_nodes,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Plan":
+        """The plan that ``to_json`` described."""
+        sizes = {name: value[name] for name in ("crop_px", "stride_px", "node_px")}
+        polygons = value["region_polygons"]
+        region = Region(
+            Window(*value["region_window"]), None if polygons is None else bytes.fromhex(polygons)
+        )
+        lattice = Lattice.over(*value["source_px"], **sizes)
+        return cls(lattice, region, value["block_px"], value["keeps_nodes"])
 
     @cached_property
     def mosaic_window(self) -> Window:

@@ -246,6 +246,7 @@ def plan_document(planned: PlannedRun, seconds_per_crop: float | None = None) ->
             "width": planned.inspection.source.grid.width,
         },
         "grid": planned.plan.mosaic_grid(planned.inspection.source.grid).to_json(),
+        "geometry": plan.to_json(),
         "block": {"size_px": plan.block_px, "rows": plan.block_rows, "cols": plan.block_cols},
         **counts.to_json(),
         "skipped": {"blocks_outside_region": plan.block_rows * plan.block_cols - counts.blocks},

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from deeplab_core.checkpoint import load_checkpoint
+from deeplab_core.metadata import CheckpointError
 from deeplab_core.multiscale import Fuse, MultiScale
 from deeplab_core.prepare import prepare_for_inference
 from deeplab_core.prepared import Precision
-from pipeline.errors import StorageError
+from pipeline.errors import ModelError, StorageError
 from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
 from pipeline.raster.polygons import mask
 from pipeline.raster.source import SourceSpec, open_source
@@ -147,7 +148,10 @@ def build_engine(spec: SegmentSpec) -> tuple[BlockEngine, dict[str, Any]]:
     network, engine = spec.network, spec.engine
     torch.set_num_threads(network.threads)
     device = torch.device(network.device)
-    model = load_checkpoint(network.folder.url, read_bytes=network.folder.read)
+    try:
+        model = load_checkpoint(redact(network.folder.url), read_bytes=network.folder.read)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
     prepared = prepare_for_inference(
         model,
         precision=network.precision,

@@ -92,7 +92,7 @@ class TestAgainstHand:
         got = MultiScale(model, scales=scales, flips=flips, fuse=fuse)(images_NCHW)
         expected = by_hand(model, images_NCHW, scales, flips, fuse=fuse)
         assert got.shape == expected.shape
-        assert np.abs(got.numpy() - expected).max() < 2e-6
+        assert np.abs(got.numpy() - expected).max() < 1e-5
         assert expected.max() > 0.9, "views that never decide would make every mean alike"
 
     def test_fusing_logits_is_another_result_than_fusing_probabilities(self) -> None:
@@ -103,7 +103,7 @@ class TestAgainstHand:
     def test_the_published_default_is_three_scales_and_a_mirror(self) -> None:
         model, images_NCHW = TinySegmenter(), random_images(1, 3, 65, 65)
         expected = by_hand(model, images_NCHW, [0.75, 1.0, 1.25], ("h",), fuse="probabilities")
-        assert np.abs(MultiScale(model)(images_NCHW).numpy() - expected).max() < 2e-6
+        assert np.abs(MultiScale(model)(images_NCHW).numpy() - expected).max() < 1e-5
 
     def test_a_deeplab_model_is_seen_at_every_scale(self) -> None:
         config = ModelConfig(backbone="resnet18", classes=("a", "b", "c"))
@@ -143,7 +143,8 @@ class TestCost:
         model, images_NCHW = TinySegmenter(), random_images(2, 3, 65, 65)
         expected = model.lattice(images_NCHW).softmax(dim=1)
         model.seen.clear()
-        assert torch.equal(MultiScale(model, scales=(1.0,), flips=())(images_NCHW), expected)
+        got = MultiScale(model, scales=(1.0,), flips=())(images_NCHW)
+        assert torch.allclose(got, expected, rtol=0.0, atol=1e-6)
         assert model.seen == [((2, 3, 65, 65), torch.float32)]
 
     def test_announced_shapes_are_those_the_model_sees(self) -> None:
@@ -164,6 +165,18 @@ class TestCost:
         model = Remembering()
         MultiScale(model, scales=(1.0,), flips=("h",), fuse="logits")(random_images(1, 3, 65, 65))
         assert torch.equal(model.first, model.copy)
+
+
+class TestBatches:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("fuse", ["probabilities", "logits"])
+    def test_a_crop_has_the_same_bits_in_any_batch(self, fuse: Any, dtype: torch.dtype) -> None:
+        # A crop alone is not the subject here: torch may then choose another convolution for the model.
+        fused = MultiScale(TinySegmenter(num_classes=5).to(dtype), flips="d4", fuse=fuse)
+        images_NCHW = random_images(5, 3, 65, 65)
+        together = fused(images_NCHW)
+        for first, last in ((0, 2), (1, 3), (2, 5)):
+            assert torch.equal(fused(images_NCHW[first:last]), together[first:last])
 
 
 class TestPrecision:
@@ -189,8 +202,8 @@ class TestScales:
         assert scaled_size_px(513, scale, 16) == scaled_size_px(513, scale, 8) == size_px
 
     def test_a_scale_written_as_a_decimal_is_not_cut_short(self) -> None:
-        assert 500 * 1.136 < 568.0  # whose integer part would be one short
-        assert scaled_size_px(501, 1.136, 4) == 569
+        assert 480 * 1.025 < 492  # so its integer part is one short
+        assert scaled_size_px(481, 1.025, 4) == 493
         assert scaled_size_px(49, 1 / 3, 16) == 17
 
     def test_illegal_scales_are_refused_with_the_nearest_legal_ones(self) -> None:

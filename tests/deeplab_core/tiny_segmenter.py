@@ -33,4 +33,4 @@ class TinySegmenter(Segmenter):
             self.seen.append((tuple(images_NCHW.shape), images_NCHW.dtype))
         fine = self.fine(images_NCHW)
         coarse = resize(self.coarse(fine), fine.shape[-2], fine.shape[-1], align_corners=True)
-        return 4.0 * self.logits(fine + coarse)
+        return 12.0 * self.logits(fine + coarse)

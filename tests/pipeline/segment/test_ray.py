@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipeline.config import RunConfig
-from pipeline.errors import StorageError
+from pipeline.errors import ModelError, StorageError
 from pipeline.segment.ledger import Ledger
 from pipeline.segment.run import segment
 from tests.pipeline.segment.scene import array_objects, ledger_records, settings, write_config, write_scene
@@ -67,7 +67,7 @@ def test_what_a_worker_refuses_is_refused_with_its_sentence(scene, model, tmp_pa
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-1] + b"!")
     try:
-        with pytest.raises(Exception, match="sha256"):
+        with pytest.raises(ModelError, match="sha256"):
             segment(config)
     finally:
         weights.write_bytes(kept)
@@ -103,7 +103,8 @@ def test_a_node_that_dies_takes_no_block_with_it(cluster, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced(cluster, model, tmp_path):
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_is_replaced(model, tmp_path):
     scene = write_scene(tmp_path / "scene.tif", 2100, 2100)
     segment(RunConfig.model_validate(settings(scene, model, tmp_path / "quiet.zarr")))
     config = write_config(
