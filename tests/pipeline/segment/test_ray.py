@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -120,7 +121,8 @@ def test_a_killed_worker_is_replaced(model, tmp_path):
     os.kill(int(worker.split(":")[1]), signal.SIGKILL)
     out, _ = job.communicate(timeout=400)
     report = json.loads(out.splitlines()[-1])
-    assert (job.returncode, report["status"]) == (0, "complete")
+    assert report["status"] == "complete", report
+    assert job.returncode == 0
     assert report["retries"], "a worker died with blocks in flight, and nothing was requeued"
     assert array_objects(tmp_path / "out.zarr") == array_objects(tmp_path / "quiet.zarr")
 
@@ -131,7 +133,8 @@ def test_submitted_to_a_real_head(scene, model, undisturbed, tmp_path, monkeypat
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     binaries = Path(sys.executable).parent
     head = [str(binaries / "ray"), "start", "--head", "--num-cpus=2", "--port=6399", "--dashboard-port=8299"]
-    subprocess.run([*head, f"--temp-dir={tmp_path}/ray"], check=True, capture_output=True)
+    short = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie below, and a socket's path must be short
+    subprocess.run([*head, f"--temp-dir={short}"], check=True, capture_output=True)
     try:
         config = write_config(
             tmp_path / "run.yaml",
