@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.errors import StorageError
 from pipeline.raster.mosaic import create_mosaic
+from pipeline.report.page import write_report
 from pipeline.segment import overviews
 from pipeline.segment.audit import Audit, audit
 from pipeline.segment.executor import Event, Executor, GivenUp, LocalExecutor
@@ -63,6 +64,10 @@ def segment(config: RunConfig, *, overwrite: bool = False) -> dict[str, Any]:
     status = "interrupted" if interrupted else "complete" if found.is_complete else "incomplete"
     report = make_report(planned, tally, found, status=status, seconds=time.monotonic() - began)
     ledger.folder.write(REPORT_KEY, to_bytes(report))
+    try:
+        write_report(config.output.url, source_url=config.source.urls[0])
+    except StorageError as error:
+        logger.warning("the run is %s, but its page could not be written: %s", status, error)
     return report
 
 

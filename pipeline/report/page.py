@@ -1,0 +1,181 @@
+"""The report of a run: one page that holds everything it shows and asks nothing of any network."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from pipeline.raster.mosaic import Mosaic
+from pipeline.raster.window import Window
+from pipeline.report.chips import chips
+from pipeline.report.ground import Ground
+from pipeline.report.markup import Child, Markup, element, join
+from pipeline.report.pictures import Picture, picture_of_classes, picture_of_confidence
+from pipeline.report.pieces import facts
+from pipeline.report.reference_sections import model_section, open_section, settings_section
+from pipeline.report.result_sections import classes_section, confidence_section, pictures_section
+from pipeline.report.run_folder import StoredRun, read_run, run_folder
+from pipeline.report.run_sections import faults_section, pace_section, plan_section
+from pipeline.report.source_picture import NoPicture, picture_of_source
+from pipeline.report.subject import Subject
+from pipeline.report.wording import duration, moment, number, plural, with_unit
+
+PAGE_KEY = "report.html"
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""Nothing is fetched and nothing is run, whatever the page may hold."""
+
+SECTIONS = (
+    ("pictures", "Mosaic"),
+    ("confidence", "Confidence"),
+    ("classes", "Classes"),
+    ("pace", "Pace"),
+    ("plan", "Plan"),
+    ("faults", "Faults"),
+    ("model", "Model"),
+    ("settings", "Settings"),
+    ("open", "Open"),
+)
+
+STATUS = {
+    "complete": ("Complete", "Every block is finished, and the audit found the mosaic whole."),
+    "incomplete": ("Incomplete", "The run came to its end, but parts of the mosaic are missing or damaged."),
+    "interrupted": ("Interrupted", "The run was stopped. Start it again: it goes on where it stood."),
+}
+
+
+def write_report(output_url: str, *, source_url: str | None = None) -> None:
+    """Write ``report.html`` into a run's folder, from what the run left behind.
+
+    Args:
+        output_url: Where the mosaic lies.
+        source_url: Where its source can be read, for a picture of it. By default the address that the plan
+            holds, from which signatures and passwords were taken.
+    """
+    run = read_run(output_url)
+    page = render(look_at(run, source_url=source_url))
+    run_folder(output_url).write(PAGE_KEY, page.encode())
+
+
+def look_at(run: StoredRun, *, source_url: str | None) -> Subject:
+    """Open the mosaic of a run and make its pictures."""
+    mosaic = Mosaic.open(run.output_url)
+    return Subject(
+        run=run,
+        mosaic=mosaic,
+        ground=Ground.under(mosaic.grid, mosaic.layout.attributes),
+        classes_picture=picture_of_classes(mosaic, has_overviews=run.has_overviews),
+        confidence_picture=picture_of_confidence(mosaic, has_overviews=run.has_overviews),
+        source_picture=_source_picture(run, mosaic, source_url or run.plan["source"]["url"]),
+    )
+
+
+def render(subject: Subject) -> str:
+    """The page as HTML."""
+    body = join(
+        element("a", "Skip to the report", href="#main", class_="skip"),
+        _header(subject),
+        element(
+            "main",
+            pictures_section(subject),
+            confidence_section(subject),
+            classes_section(subject),
+            pace_section(subject),
+            plan_section(subject),
+            faults_section(subject),
+            model_section(subject),
+            settings_section(subject),
+            open_section(subject),
+            id="main",
+        ),
+        element(
+            "footer",
+            element("p", str(subject.attributes.get("software", "")), " · ", subject.run.report["output"]),
+        ),
+    )
+    head = join(
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", f"{subject.name}: {_status(subject)[0].lower()}"),
+        element("style", Markup(files("pipeline.report").joinpath("page.css").read_text("utf-8"))),
+    )
+    return f"<!doctype html>\n{element('html', element('head', head), element('body', body), lang='en')}\n"
+
+
+def _source_picture(run: StoredRun, mosaic: Mosaic, url: str) -> Picture | NoPicture:
+    row, col = mosaic.layout.attributes["source_origin"]
+    window = Window(row, col, mosaic.grid.height, mosaic.grid.width)
+    read = run.plan["fingerprint_fields"]["source"]
+    return picture_of_source(url, window, bands=read["bands"], nodata=read["nodata"])
+
+
+def _status(subject: Subject) -> tuple[str, str]:
+    status = subject.run.report["status"]
+    return STATUS.get(status, (status.capitalize(), ""))
+
+
+def _header(subject: Subject) -> Markup:
+    label, meaning = _status(subject)
+    status = subject.run.report["status"]
+    links = [element("li", element("a", text, href=f"#{anchor}")) for anchor, text in SECTIONS]
+    colors = [one.color for one in subject.classes]
+    return element(
+        "header",
+        chips(subject.run.plan["run_id"], colors, [one.share for one in subject.classes]),
+        element(
+            "div",
+            element("p", "Terrazzo · segmentation run", class_="kicker"),
+            element("h1", subject.name),
+            element("p", _subtitle(subject), class_="subtitle"),
+            element(
+                "p",
+                element("strong", label, class_=f"badge {status if status in STATUS else ''}"),
+                " ",
+                meaning,
+                class_="status",
+            ),
+            _problems(subject),
+            facts(_figures(subject), "figures"),
+            class_="inner",
+        ),
+        element("nav", element("ul", links), aria_label="Sections"),
+    )
+
+
+def _subtitle(subject: Subject) -> str:
+    grid, crs = subject.mosaic.grid, subject.ground.crs
+    parts = [f"{grid.height:,} × {grid.width:,} px", crs.name if crs else "no coordinate system"]
+    ends = [block.ended for block in subject.run.blocks if block.started]
+    if ends:
+        parts.append(moment(max(ends)))
+    return " · ".join(parts)
+
+
+def _problems(subject: Subject) -> Markup | None:
+    report = subject.run.report
+    counts = [
+        (len(report["failures"]), "block given up", "blocks given up"),
+        (len(report["audit"]["faults"]), "fault found by the audit", "faults found by the audit"),
+    ]
+    told = [plural(count, one, many) for count, one, many in counts if count]
+    if not told:
+        return None
+    return element("p", element("a", "; ".join(told), href="#faults"), class_="problems")
+
+
+def _figures(subject: Subject) -> Sequence[tuple[str, Child]]:
+    report, unit = subject.run.report, subject.area_unit
+    area = sum(one.area_m2 or 0.0 for one in subject.classes)
+    covered = (
+        with_unit(area / unit.square_metres, unit.sign)
+        if unit
+        else with_unit(subject.num_known_pixels / 1e6, "Mpx")
+    )
+    seam = report.get("seam")
+    return [
+        ("classified", covered),
+        ("blocks finished", f"{subject.run.num_finished:,} of {report['blocks']['total']:,}"),
+        ("time", duration(report["seconds"])),
+        ("throughput", with_unit(report["mpx_per_s"], "Mpx/s")),
+        ("seam (1 is none)", number(seam) if seam is not None else "–"),
+    ]
