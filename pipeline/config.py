@@ -8,7 +8,8 @@ from pipeline.segment.lattice import LATTICE_MULTIPLE_PX, BlendWindow
 from pipeline.settings import Settings
 
 Auto = Literal["auto"]
-Numbers = float | tuple[float, ...]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Numbers = Finite | tuple[Finite, ...]
 
 BLOCK_MULTIPLE_PX = 1024
 """Blocks are whole chunks of the mosaic."""
@@ -116,7 +117,8 @@ class InferenceSettings(Settings):
     """How the network is run."""
 
     scales: Annotated[
-        tuple[float, ...], Field(description="sizes at which each crop is seen, 1.0 = as it is", min_length=1)
+        tuple[Annotated[Finite, Field(gt=0)], ...],
+        Field(description="sizes at which each crop is seen, 1.0 = as it is", min_length=1),
     ] = (1.0,)
     flips: Annotated[
         tuple[Literal["h", "v", "d4"], ...],
@@ -153,6 +155,8 @@ class InferenceSettings(Settings):
     def _d4_stands_alone(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "d4" in value and len(value) > 1:
             raise ValueError("d4 holds every flip already; it must stand alone")
+        if len(set(value)) < len(value):
+            raise ValueError("each flip must be named once")
         return value
 
 
@@ -195,10 +199,11 @@ class ComputeSettings(Settings):
         Auto | int, Field(description="CPU threads of each worker's network; auto: the cores shared out")
     ] = "auto"
     gpus_per_worker: Annotated[
-        Auto | float, Field(description="GPUs a worker takes, fractions allowed; auto: 1 where there are any")
+        Auto | Annotated[Finite, Field(ge=0)],
+        Field(description="GPUs a worker takes, fractions allowed; auto: 1 where there are any"),
     ] = "auto"
     memory_gib: Annotated[
-        Auto | float,
+        Auto | Annotated[Finite, Field(gt=0)],
         Field(description="memory each worker may take, in GiB; auto: its share of the machine's"),
     ] = "auto"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import SettingsError
@@ -19,6 +19,11 @@ class Settings(BaseModel):
     """A group of settings: immutable, and no key is accepted that has no meaning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_with_nothing_below_is_an_empty_group(cls, value: object) -> object:
+        return {} if value is None else value
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -101,7 +106,9 @@ def _parse_value(name: str, text: str) -> Any:  # noqa: ANN401 - any YAML value
 def _assign(values: dict[str, Any], name: str, value: object) -> None:
     *groups, last = name.split(".")
     for group in groups:
-        inner = values.setdefault(group, {})
+        if values.get(group) is None:
+            values[group] = {}
+        inner = values[group]
         if not isinstance(inner, dict):
             raise SettingsError(f"{name}: {group!r} already has a value and holds no settings of its own")
         values = inner
@@ -111,19 +118,30 @@ def _assign(values: dict[str, Any], name: str, value: object) -> None:
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     known = [name for name, _ in setting_names(kind)]
     groups = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
-    sentences = []
+    sentences: list[str] = []
+    refused: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
+        place = _setting_of(problem["loc"], known)
         if problem["type"] == "extra_forbidden":
             sentences.append(_unknown(name, [*known, *groups]))
-        elif problem["type"] == "missing":
+        elif problem["type"] == "missing" and place == name:
             sentences.append(f"{name} must be given")
+        elif problem["type"] == "missing":
+            sentences.append(f"{place} must have more values, got none for {name}")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            place = f"{name}: " if name else ""
             got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-            sentences.append(f"{place}{message}{got}")
+            refused.setdefault((place, got), []).append(problem["msg"].removeprefix("Value error, "))
+    for (place, got), messages in refused.items():  # of a union, each member has its say
+        sentences.append(f"{f'{place}: ' if place else ''}{', or: '.join(messages)}{got}")
     return "; ".join(dict.fromkeys(sentences))
+
+
+def _setting_of(location: Sequence[int | str], known: Sequence[str]) -> str:
+    """The setting or group that an error lies in; pydantic adds places in lists and members of unions."""
+    parts = [str(part) for part in location]
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in names if name in known), ".".join(parts))
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

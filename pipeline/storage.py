@@ -5,10 +5,12 @@ environment alone (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``) and never enter a setti
 """
 
 import functools
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +35,13 @@ GDAL_PREFIXES = {
 CREDENTIAL_PREFIXES = ("AWS_", "GOOGLE_", "GS_", "AZURE_")
 """Environment variables that workers need as the driver has them."""
 
+SHORTEST_SECRET = 8
+"""Shorter values ("test", "minio") are words of their own: blotting them out would spoil messages."""
+
+MIN_PART_BYTES = 8 << 20
+MAX_PARTS = 9000  # S3 takes 10 000
+PARTS_AT_ONCE = 4
+
 RETRIES = 8
 RETRY_SECONDS = 120
 REQUEST_SECONDS = 60
@@ -41,6 +50,10 @@ REQUEST_SECONDS = 60
 def normalise_url(url: str | Path) -> str:
     """A URL with a scheme, or an absolute local path; no trailing slash."""
     text = str(url)
+    if not text:
+        raise StorageError(
+            "a URL must be a local path or begin with a scheme such as s3://; got an empty one"
+        )
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:
@@ -50,6 +63,11 @@ def normalise_url(url: str | Path) -> str:
         known = ", ".join(f"{s}://" for s in GDAL_PREFIXES)
         raise StorageError(f"a URL must be a local path or begin with {known}; got {redact(text)!r}")
     return text.rstrip("/")
+
+
+def is_signed(url: str) -> bool:
+    """Whether a web address carries a query, as pre-signed ones do: it then serves one request only."""
+    return url.startswith(("http://", "https://")) and "?" in url
 
 
 def is_local(url: str) -> bool:
@@ -63,6 +81,16 @@ def redact(url: str) -> str:
         return url
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"
+
+
+def redact_text(text: str) -> str:
+    """A message from another library without user names, passwords, signatures and credentials."""
+    for name, value in credentials().items():
+        is_secret = any(word in name for word in ("KEY", "SECRET", "TOKEN", "CONNECTION_STRING"))
+        if is_secret and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    text = re.sub(r"://[^/\s'\"]*@", "://", text)
+    return re.sub(r"(\?|%3F)[^\s'\"]+", "", text)
 
 
 def gdal_path(url: str) -> str:
@@ -81,6 +109,8 @@ def join_url(parent: str, name: str) -> str:
 def split_url(url: str) -> tuple[str, str]:
     """The folder and the last name of a normalised URL."""
     parent, _, name = url.rpartition("/")
+    if parent.endswith(":/"):
+        raise StorageError(f"a URL must name something in the bucket, got {redact(url)}")
     return parent or "/", name
 
 
@@ -111,27 +141,35 @@ class Folder:
 
     def read(self, key: str) -> bytes:
         """An object's bytes; ``FileNotFoundError`` where there is none."""
-        with _explained(f"read {key!r} from", self.url):
+        with explained(f"read {key!r} from", self.url):
             return bytes(obstore.get(self._store(), key).bytes())
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Part of an object's bytes."""
-        with _explained(f"read {key!r} from", self.url):
+        with explained(f"read {key!r} from", self.url):
             return bytes(obstore.get_range(self._store(), key, start=start, length=length))
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object at once: readers see the old one or the new one, never a part."""
-        with _explained(f"write {key!r} to", self.url):
+        with explained(f"write {key!r} to", self.url, missing_is_fault=True):
             obstore.put(self._store(create=True), key, data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one; whether this call wrote it."""
-        with _explained(f"write {key!r} to", self.url):
+        with explained(f"write {key!r} to", self.url, missing_is_fault=True):
             try:
                 obstore.put(self._store(create=True), key, data, mode="create")
             except AlreadyExistsError:
                 return False
         return True
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write a file of any size in parts; readers see it only when the last has arrived."""
+        part_bytes = max(MIN_PART_BYTES, math.ceil(path.stat().st_size / MAX_PARTS))
+        with explained(f"write {key!r} to", self.url, missing_is_fault=True):
+            obstore.put(
+                self._store(create=True), key, path, chunk_size=part_bytes, max_concurrency=PARTS_AT_ONCE
+            )
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
@@ -140,7 +178,7 @@ class Folder:
     def head(self, key: str) -> StoredObject | None:
         """What is known of an object without reading it; None where there is none."""
         try:
-            with _explained(f"look up {key!r} in", self.url):
+            with explained(f"look up {key!r} in", self.url):
                 meta = obstore.head(self._store(), key)
         except FileNotFoundError:
             return None
@@ -150,7 +188,7 @@ class Folder:
         """Every object below a prefix that ends at a ``/``, in no promised order."""
         if is_local(self.url) and not Path(self.url).is_dir():
             return
-        with _explained("list", self.url):
+        with explained("list", self.url):
             for batch in obstore.list(self._store(), prefix=prefix or None):
                 for meta in batch:
                     yield StoredObject(
@@ -163,9 +201,13 @@ class Folder:
 
     def delete(self, keys: list[str]) -> None:
         """Remove objects; those already gone do not matter."""
-        if keys:
-            with _explained("delete from", self.url):
+        with explained("delete from", self.url):
+            if not is_local(self.url):
                 obstore.delete(self._store(), keys)
+                return
+            for key in keys:  # files are deleted one by one anyway, and one that is gone stops a bulk request
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store(), key)
 
     def delete_all(self) -> None:
         """Remove everything below."""
@@ -219,9 +261,10 @@ def gdal_options(*, cache_bytes: int, num_threads: int) -> dict[str, str | int]:
         "GDAL_INGESTED_BYTES_AT_OPEN": 65536,
         "GDAL_HTTP_MULTIPLEX": "YES",
         "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+        # Which answers are worth a retry is left to GDAL (429, 5xx, broken connections). "ALL" would hold 404
+        # for one, and every open asks for sidecar files that are not there: a minute and more, each time.
         "GDAL_HTTP_MAX_RETRY": RETRIES,
         "GDAL_HTTP_RETRY_DELAY": 1,
-        "GDAL_HTTP_RETRY_CODES": "ALL",
         "GDAL_HTTP_CONNECTTIMEOUT": 20,
         "GDAL_HTTP_TIMEOUT": REQUEST_SECONDS,
         "CPL_VSIL_CURL_CHUNK_SIZE": 1 << 18,
@@ -259,11 +302,16 @@ def _open_store(url: str) -> ObjectStore:
             client["allow_http"] = endpoint.startswith("http://")
         return from_url(url, config=config, client_options=client, retry_config=retry)  # type: ignore[call-overload]
     except BaseError as error:
-        raise StorageError(f"cannot open {redact(url)}: {_first_line(error)}") from error
+        raise StorageError(f"cannot open {redact(url)}: {_in_short(error)}") from error
 
 
 def _s3_endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", endpoint):  # obstore would die of it
+        raise StorageError(
+            f"AWS_ENDPOINT_URL must be an address like https://host:port, got {redact_text(endpoint)!r}"
+        )
+    return endpoint
 
 
 def _is_anonymous() -> bool:
@@ -275,16 +323,29 @@ def _is_set(variable: str) -> bool:
 
 
 @contextmanager
-def _explained(action: str, url: str) -> Iterator[None]:
-    """Turn a store's failure into a sentence that names the place and the likely cause."""
+def explained(action: str, url: str, *, missing_is_fault: bool = False) -> Iterator[None]:
+    """Turn a store's failure into a sentence that names the place and the likely cause.
+
+    Args:
+        action: What was tried, as it reads after "cannot".
+        url: The place it was tried at.
+        missing_is_fault: Whether ``FileNotFoundError``, which readers handle, is a failure too: what is
+            written is never missing, but its bucket may be.
+    """
     try:
         yield
     except (BaseError, PermissionError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not missing_is_fault:
             raise
         hint = "" if is_local(url) else "; check the URL, the network and the credentials (AWS_*, ...)"
-        raise StorageError(f"cannot {action} {redact(url)}: {_first_line(error)}{hint}") from error
+        # Not "from error": its text holds whole requests, and tracebacks are stored.
+        sentence = f"cannot {redact_text(action)} {redact(url)}: {_in_short(error)}{hint}"
+        raise StorageError(sentence) from None
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _in_short(error: BaseException) -> str:
+    """The first line of an error, and what the server answered, without secrets."""
+    first = str(error).strip().split("\n", 1)[0].removesuffix('<?xml version="1.0" encoding="utf-8"?>')
+    said = re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", str(error), re.DOTALL)
+    answer = f" {said[1]}: {said[2]}" if said else ""
+    return redact_text(f"{first.strip(' :')}{':' if answer else ''}{answer}")

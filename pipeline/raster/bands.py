@@ -31,7 +31,8 @@ def choose_bands(
         return chosen
     if model_bands and all(band.name for band in bands if not band.is_alpha):
         return _by_name(bands, model_bands, in_channels)
-    data = [band for band in bands if not band.is_alpha]
+    asked_for = {_fold(name) for name in model_bands or ()}
+    data = [band for band in bands if not band.is_alpha or (band.name and _fold(band.name) in asked_for)]
     if len(data) != in_channels and len(bands) == in_channels:
         logger.warning("a band flagged alpha is read as data: only then do the band counts match")
         data = list(bands)
@@ -53,7 +54,8 @@ def _by_name(bands: Sequence[BandInfo], model_bands: Sequence[str], in_channels:
 
 def _find(bands: Sequence[BandInfo], wanted: int | str) -> int:
     for band in bands:
-        if wanted == band.number or (isinstance(wanted, str) and _fold(wanted) == _fold(band.name)):
+        is_named = isinstance(wanted, str) and bool(band.name) and _fold(wanted) == _fold(band.name)
+        if wanted == band.number or is_named:
             return band.number
     raise SettingsError(f"source.bands: there is no band {wanted!r}; the source has {_listing(bands)}")
 

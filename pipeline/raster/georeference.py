@@ -74,10 +74,10 @@ def coordinate_attributes(grid: Grid) -> dict[str, dict[str, Any]]:
             "x": {"axis": "X", "standard_name": "longitude", "units": "degrees_east"},
             "y": {"axis": "Y", "standard_name": "latitude", "units": "degrees_north"},
         }
-    unit = crs.axis_info[0].unit_name if crs and crs.axis_info else "metre"
+    units = {"units": crs.axis_info[0].unit_name} if crs and crs.axis_info else {}
     return {
-        "x": {"axis": "X", "standard_name": "projection_x_coordinate", "units": unit},
-        "y": {"axis": "Y", "standard_name": "projection_y_coordinate", "units": unit},
+        "x": {"axis": "X", "standard_name": "projection_x_coordinate", **units},
+        "y": {"axis": "Y", "standard_name": "projection_y_coordinate", **units},
     }
 
 

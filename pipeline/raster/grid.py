@@ -49,7 +49,7 @@ class Grid:
 
     def crop(self, window: Window) -> "Grid":
         """The grid of a window of this one."""
-        moved = self.transform * Affine.translation(window.col, window.row)
+        moved = self.transform @ Affine.translation(window.col, window.row)
         return replace(self, height=window.height, width=window.width, transform=moved)
 
     def coarsen(self, factor: int) -> "Grid":
@@ -58,13 +58,13 @@ class Grid:
             self,
             height=-(-self.height // factor),
             width=-(-self.width // factor),
-            transform=self.transform * Affine.scale(factor),
+            transform=self.transform @ Affine.scale(factor),
         )
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, bottom, right, top of the smallest upright box around the grid."""
         corners = [
-            self.transform * (col, row)
+            self.transform @ (col, row)
             for col, row in ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height))
         ]
         xs, ys = zip(*corners, strict=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer
-from zarr.errors import ArrayNotFoundError, GroupNotFoundError
+from zarr.errors import ArrayNotFoundError, ContainsArrayError, GroupNotFoundError
 from zarr.storage import ObjectStore, StorePath, WrapperStore
 
 from pipeline.errors import StorageError
@@ -23,7 +23,7 @@ from pipeline.raster import georeference
 from pipeline.raster.grid import Grid
 from pipeline.raster.interpolate import upsample
 from pipeline.raster.window import Window
-from pipeline.storage import Folder, redact
+from pipeline.storage import Folder, explained, redact
 
 CHUNK_PX = 1024
 """Side of a chunk of ``classes`` and of a shard of ``logits``: blocks are multiples of it."""
@@ -31,6 +31,9 @@ CHUNK_PX = 1024
 CONFIDENCE_NODATA = 255
 CONFIDENCE_STEPS = 254
 FORMAT = "terrazzo-mosaic/1"
+
+PLAIN: Any = {"zarr_format": 3, "use_consolidated": False}
+"""How groups are opened: consolidated metadata are for others, and may be older than the arrays."""
 
 LogitsLayout = Literal["none", "lattice", "full"]
 
@@ -80,9 +83,9 @@ class MosaicLayout:
 class Mosaic:
     """A mosaic to read by window, in its own pixels, rows first."""
 
-    def __init__(self, group: zarr.Group, store: Store) -> None:
+    def __init__(self, group: zarr.Group, url: str) -> None:
         self._group = group
-        self._store = store
+        self._url = url
         self.layout = _layout_of(group)
         self.grid = self.layout.grid
 
@@ -91,13 +94,19 @@ class Mosaic:
         """The mosaic at a URL or path."""
         folder = Folder.at(url)
         try:
-            store = folder.zarr_store(read_only=True)
-            group = zarr.open_group(store, mode="r")
-        except (GroupNotFoundError, FileNotFoundError) as error:
+            with explained("open a mosaic at", folder.url):
+                group = zarr.open_group(folder.zarr_store(read_only=True), mode="r", **PLAIN)
+        except (GroupNotFoundError, ContainsArrayError, FileNotFoundError) as error:
             raise StorageError(f"there must be a mosaic at {redact(folder.url)}; there is none") from error
         if group.attrs.get("format") != FORMAT:
             raise StorageError(f"{redact(folder.url)} is a Zarr group, but not a mosaic of format {FORMAT}")
-        return cls(group, store)
+        try:
+            return cls(group, folder.url)
+        except KeyError as error:
+            raise StorageError(
+                f"the mosaic at {redact(folder.url)} lacks {error}: it was not created to the end; "
+                "run its job again to go on"
+            ) from error
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -123,11 +132,11 @@ class Mosaic:
 
     def classes(self, window: Window | None = None) -> NDArray[Any]:
         """Class indices of a window; nodata where nothing is known."""
-        return self._read("classes", window)
+        return self._read("classes", self._within(window).slices)
 
     def confidence(self, window: Window | None = None) -> NDArray[np.uint8]:
         """Probability of the winner in 254ths, as stored; 255 where nothing is known."""
-        return self._read("confidence", window)
+        return self._read("confidence", self._within(window).slices)
 
     def logits(self, window: Window | None = None) -> NDArray[np.float32]:
         """Log-probabilities of a window, class first; NaN where nothing is known.
@@ -138,11 +147,11 @@ class Mosaic:
         if self.layout.logits == "none":
             raise StorageError("this mosaic was written with output.logits: none")
         if self.layout.logits == "full":
-            return np.asarray(self.array("logits")[:, *window.slices], np.float32)
+            return np.asarray(self._read("logits", (slice(None), *window.slices)), np.float32)
         node_px = self.layout.node_px
         rows = slice(window.row // node_px, -(-(window.row_stop - 1) // node_px) + 1)
         cols = slice(window.col // node_px, -(-(window.col_stop - 1) // node_px) + 1)
-        stored = np.asarray(self.array("logits")[:, rows, cols], np.float32)
+        stored = np.asarray(self._read("logits", (slice(None), rows, cols)), np.float32)
         probabilities = np.nan_to_num(np.exp(stored), nan=0.0)
         offset = window.row - rows.start * node_px, window.col - cols.start * node_px
         full = upsample(probabilities, node_px, offset=offset, shape=window.shape)
@@ -151,8 +160,15 @@ class Mosaic:
         logits[:, self.classes(window) == self.layout.class_nodata] = np.nan
         return logits
 
-    def _read(self, name: str, window: Window | None) -> NDArray[Any]:
-        return np.asarray(self.array(name)[self._within(window).slices])
+    def _read(self, name: str, part: tuple[slice, ...]) -> NDArray[Any]:
+        with explained(f"read {name!r} of the mosaic at", self._url):
+            try:
+                return np.asarray(self.array(name)[part])
+            except (RuntimeError, ValueError) as error:  # what codecs raise on bytes that are not theirs
+                raise StorageError(
+                    f"an object of {name!r} in the mosaic at {redact(self._url)} is damaged: {error}; "
+                    "run its job again: the audit finds and mends it"
+                ) from error
 
     def _within(self, window: Window | None) -> Window:
         if window is None:
@@ -175,21 +191,25 @@ class MosaicWriter:
     """Writes blocks. Several writers, in one process or many, work side by side on different blocks."""
 
     def __init__(self, folder: Folder, layout: MosaicLayout) -> None:
-        self._store = folder.zarr_store()
+        self._url = folder.url
         self._layout = layout
-        self._metadata = {
-            name: zarr.open_array(self._store, path=name, mode="r").metadata for name in array_names(layout)
-        }
+        with explained("open a mosaic at", folder.url, missing_is_fault=True):
+            self._store = folder.zarr_store()
+            self._metadata = {
+                name: zarr.open_array(self._store, path=name, mode="r").metadata
+                for name in array_names(layout)
+            }
 
     def write(self, window: Window, arrays: BlockArrays) -> dict[str, str]:
         """Write a block's arrays and tell the objects written, each with its checksum."""
         store = _RecordingStore(self._store)
-        self._array(store, "classes")[window.slices] = arrays.classes_HW
-        self._array(store, "confidence")[window.slices] = arrays.confidence_HW
-        if arrays.logits_KHW is not None:
-            rows, cols = self.logits_slices(window)
-            owned = arrays.logits_KHW[:, : rows.stop - rows.start, : cols.stop - cols.start]
-            self._array(store, "logits")[:, rows, cols] = owned
+        with explained("write a block of the mosaic at", self._url, missing_is_fault=True):
+            self._array(store, "classes")[window.slices] = arrays.classes_HW
+            self._array(store, "confidence")[window.slices] = arrays.confidence_HW
+            if arrays.logits_KHW is not None:
+                rows, cols = self.logits_slices(window)
+                owned = arrays.logits_KHW[:, : rows.stop - rows.start, : cols.stop - cols.start]
+                self._array(store, "logits")[:, rows, cols] = owned
         return dict(sorted(store.written.items()))
 
     def logits_slices(self, window: Window) -> tuple[slice, slice]:
@@ -230,7 +250,6 @@ def array_names(layout: MosaicLayout) -> list[str]:
 
 def create_mosaic(folder: Folder, layout: MosaicLayout) -> None:
     """Write the group's and arrays' metadata and coordinates; harmless where they are there already."""
-    store = folder.zarr_store()
     attributes = {
         "format": FORMAT,
         "class_names": list(layout.class_names),
@@ -240,13 +259,14 @@ def create_mosaic(folder: Folder, layout: MosaicLayout) -> None:
         **georeference.convention_attributes(layout.grid),
         **layout.attributes,
     }
-    group = (
-        zarr.create_group(store, attributes=attributes, overwrite=False) if not _has_group(store) else None
-    )
-    group = group or zarr.open_group(store, mode="r+")
-    create_class_arrays(group, layout, layout.grid)
-    if layout.logits != "none":
-        _create_logits(group, layout)
+    with explained("create a mosaic at", folder.url, missing_is_fault=True):
+        store = folder.zarr_store()
+        if not _has_group(store):
+            zarr.create_group(store, attributes=attributes, overwrite=False)
+        group = zarr.open_group(store, mode="r+", **PLAIN)
+        create_class_arrays(group, layout, layout.grid)
+        if layout.logits != "none":
+            _create_logits(group, layout)
 
 
 def create_class_arrays(group: zarr.Group, layout: MosaicLayout, grid: Grid) -> None:
@@ -344,7 +364,7 @@ def _create_coordinate(
 
 def _has_group(store: ObjectStore[Any]) -> bool:
     try:
-        zarr.open_group(store, mode="r")
+        zarr.open_group(store, mode="r", **PLAIN)
     except (GroupNotFoundError, FileNotFoundError):
         return False
     return True

@@ -8,7 +8,9 @@ import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
+from shapely.errors import ShapelyError
 from shapely.geometry import shape
 
 from pipeline.errors import SettingsError
@@ -22,22 +24,38 @@ def from_geojson(grid: Grid, url: str) -> Region:
     """The polygons of a GeoJSON file, in longitude and latitude unless it names a CRS."""
     try:
         document = json.loads(read_url(url))
-    except ValueError as error:
-        raise SettingsError(f"region.polygon must be GeoJSON, got {redact(url)}: {error}") from error
-    polygons = shapely.union_all([shape(geometry) for geometry in _geometries(document)])
+        parts = [shapely.make_valid(shape(geometry)) for geometry in _geometries(document)]
+    except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
+        raise SettingsError(
+            f"region.polygon must be GeoJSON, got {redact(url)}: {type(error).__name__}: {error}"
+        ) from error
+    polygons = shapely.union_all(parts)
     if polygons.is_empty or polygons.area == 0:
         raise SettingsError(f"region.polygon must hold polygons, got none in {redact(url)}")
     if grid.crs_wkt is None:
         raise SettingsError(
             "region.polygon needs a source that is georeferenced; use region.window for one that is not"
         )
-    name = document.get("crs", {}).get("properties", {}).get("name", "OGC:CRS84")
-    to_grid = pyproj.Transformer.from_crs(name, pyproj.CRS.from_wkt(grid.crs_wkt), always_xy=True)
+    to_grid = _transformer(document.get("crs"), grid.crs_wkt, redact(url))
     # Long edges bend when projected: points a hundredth of the extent apart keep them where they belong.
     extent = max(polygons.bounds[2] - polygons.bounds[0], polygons.bounds[3] - polygons.bounds[1])
     dense = shapely.segmentize(polygons, extent / 100)
     projected = shapely.transform(dense, lambda xy: np.column_stack(to_grid.transform(xy[:, 0], xy[:, 1])))
+    if not np.isfinite(projected.bounds).all():
+        raise SettingsError(
+            f"region.polygon must lie where the source's CRS is defined, got bounds {list(polygons.bounds)} "
+            f"in {redact(url)}; is the file in another CRS than it says?"
+        )
     return from_polygons(grid, projected, f"region.polygon {redact(url)}")
+
+
+def _transformer(named_crs: dict[str, Any] | None, grid_wkt: str, where: str) -> pyproj.Transformer:
+    """From the file's CRS, longitude and latitude unless it names another, to the grid's."""
+    name = (named_crs or {}).get("properties", {}).get("name", "OGC:CRS84")
+    try:
+        return pyproj.Transformer.from_crs(name, pyproj.CRS.from_wkt(grid_wkt), always_xy=True)
+    except ProjError as error:
+        raise SettingsError(f"region.polygon: no way from {name!r} of {where}: {error}") from error
 
 
 def mask(region: Region, window: Window) -> NDArray[np.bool_]:

@@ -69,8 +69,8 @@ def from_window(grid: Grid, window: Window) -> Region:
 def from_bbox(grid: Grid, bbox: tuple[float, float, float, float]) -> Region:
     """The pixels whose centres lie in a box given in the grid's CRS."""
     left, bottom, right, top = bbox
-    if left >= right or bottom >= top:
-        raise SettingsError(f"region.bbox must be left < right and bottom < top, got {list(bbox)}")
+    if not (np.isfinite(bbox).all() and left < right and bottom < top):
+        raise SettingsError(f"region.bbox must be numbers, left < right and bottom < top, got {list(bbox)}")
     return from_polygons(grid, shapely.box(left, bottom, right, top), "region.bbox")
 
 

@@ -27,7 +27,17 @@ from rasterio.windows import Window as RasterioWindow
 from pipeline.errors import BlockError, SourceError
 from pipeline.raster.grid import Grid
 from pipeline.raster.window import Window
-from pipeline.storage import Folder, gdal_options, gdal_path, is_local, normalise_url, redact, split_url
+from pipeline.storage import (
+    Folder,
+    gdal_options,
+    gdal_path,
+    is_local,
+    is_signed,
+    normalise_url,
+    redact,
+    redact_text,
+    split_url,
+)
 
 # Rasters without a place on the ground are welcome here: rasterio's warning would tell nobody anything.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -123,6 +133,11 @@ def inspect_source(url: str) -> SourceInfo:
     """What a raster says of itself; refuses what cannot be segmented."""
     url = normalise_url(url)
     with _gdal(num_threads=1), _open_dataset(url) as dataset:
+        if not dataset.count:
+            raise SourceError(
+                f"a source must have 1 to {MAX_BANDS} bands, got a container without any: {redact(url)}; "
+                "give one of the rasters in it"
+            )
         bands = tuple(
             BandInfo(number, description or None, dtype, interp == ColorInterp.alpha)
             for number, description, dtype, interp in zip(
@@ -159,8 +174,9 @@ class GdalSource:
         self._strips = ThreadPoolExecutor(self._strip_reads, thread_name_prefix="read")
         with self._dataset() as dataset:
             self._file_dtype = np.result_type(*[np.dtype(dataset.dtypes[band - 1]) for band in spec.bands])
-            self._nodata = [self._nodata_of(dataset, band) for band in spec.bands]
-            self._mask_bands = _mask_bands(dataset, spec.bands)
+            self._nodata = [_nodata_of(dataset, band, spec.nodata) for band in spec.bands]
+            self._mask_bands = [_mask_band(dataset, band, spec.nodata) for band in spec.bands]
+            self._alpha = _alpha_band(dataset, spec.bands)
 
     def read(self, window: Window) -> Pixels:
         """The pixels of a window, which may pass the raster's edges."""
@@ -195,21 +211,20 @@ class GdalSource:
         rows, cols = strip.relative_to(frame).slices
         part = RasterioWindow(strip.col, strip.row, strip.width, strip.height)
         with self._dataset() as dataset:
-            raw = dataset.read(list(self.spec.bands), window=part, out_dtype=self._file_dtype)
+            raw = _read_bands(dataset, self.spec.bands, part, self._file_dtype)
             masks = {band: dataset.read_masks(band, window=part) > 0 for band in set(self._mask_bands) - {0}}
+            opaque = dataset.read(self._alpha, window=part) > 0 if self._alpha else None
         for channel, (values, nodata) in enumerate(zip(raw, self._nodata, strict=True)):
             has_data = present[channel, rows, cols]
             has_data[:] = _has_data(values, nodata)
             if self._mask_bands[channel]:
                 has_data &= masks[self._mask_bands[channel]]
-        with np.errstate(over="ignore"):  # what overflows float32 was seen to be no data, or is infinite now
+            if opaque is not None:
+                has_data &= opaque
+        with np.errstate(over="ignore"):  # what overflows float32 is infinite now, and no data
             samples[:, rows, cols] = raw
-
-    def _nodata_of(self, dataset: DatasetReader, band: int) -> float | None:
-        if self.spec.nodata is not None:
-            return self.spec.nodata
-        declared = dataset.nodatavals[band - 1]
-        return None if declared is None else float(declared)
+        if raw.dtype != samples.dtype:
+            present[:, rows, cols] &= np.isfinite(samples[:, rows, cols])
 
     @contextmanager
     def _dataset(self) -> Iterator[DatasetReader]:
@@ -222,7 +237,7 @@ class GdalSource:
                 yield dataset
             except RasterioError as error:
                 dataset.close()
-                raise BlockError(f"cannot read {redact(self.spec.url)}: {error}") from error
+                raise BlockError(f"cannot read {redact(self.spec.url)}: {redact_text(str(error))}") from error
             self._idle.put(dataset)
 
 
@@ -232,7 +247,7 @@ def _open_dataset(url: str) -> DatasetReader:
     except RasterioError as error:
         if is_local(url) and not Path(url).exists():
             raise SourceError(f"there must be a raster at {url}; there is no such file") from error
-        raise SourceError(f"cannot open {redact(url)} as a raster: {error}") from error
+        raise SourceError(f"cannot open {redact(url)} as a raster: {redact_text(str(error))}") from error
 
 
 def _gdal(*, num_threads: int) -> rasterio.Env:
@@ -242,6 +257,8 @@ def _gdal(*, num_threads: int) -> rasterio.Env:
 
 
 def _identify(url: str) -> Identity:
+    if is_signed(url):
+        return Identity(redact(url), None, None, None)  # asking for more would need another signature
     parent, name = split_url(url)
     found = Folder(parent).head(name)
     if found is None:
@@ -262,7 +279,8 @@ def _has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     if nodata is None or math.isnan(nodata):
         return has_data
     if is_float or _fits(nodata, values.dtype):
-        has_data &= values != values.dtype.type(nodata)
+        with np.errstate(over="ignore"):  # a value too large for the type is nowhere in the raster
+            has_data &= values != values.dtype.type(nodata)
     return has_data
 
 
@@ -270,17 +288,46 @@ def _fits(value: float, dtype: np.dtype[Any]) -> bool:
     return value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
-def _mask_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
-    """For each band the band whose mask applies, 0 for none; alpha does not mask where it is data itself."""
-    alpha_is_data = any(dataset.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
-    result = []
-    for band in bands:
-        flags = dataset.mask_flag_enums[band - 1]
-        by_alpha = MaskFlags.alpha in flags and not alpha_is_data
-        by_file = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-        by_own = not flags
-        result.append(bands[0] if by_alpha or by_file else band if by_own else 0)
-    return result
+def _read_bands(
+    dataset: DatasetReader, bands: Sequence[int], part: RasterioWindow, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Bands in one type; those of several types, as a VRT may have, are read one by one: rasterio asks so."""
+    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
+        return np.asarray(dataset.read(list(bands), window=part))
+    return np.stack([dataset.read(band, window=part).astype(dtype) for band in bands])
+
+
+def _nodata_of(dataset: DatasetReader, band: int, setting: float | None) -> float | None:
+    """The value that stands for no data in a band, as the band's own type holds it."""
+    dtype = np.dtype(dataset.dtypes[band - 1])
+    if setting is None and _is_wide_integer(dtype):
+        return None  # rasterio tells it as a float, which cannot hold it: GDAL's mask is used
+    value = dataset.nodatavals[band - 1] if setting is None else setting
+    if value is None or dtype.kind != "f":
+        return None if value is None else float(value)
+    with np.errstate(over="ignore"):
+        return float(dtype.type(value))  # bands of other types may widen it later
+
+
+def _mask_band(dataset: DatasetReader, band: int, nodata_setting: float | None) -> int:
+    """The band whose mask, other than by alpha or by a plain value, applies to this one; 0 for none."""
+    flags = dataset.mask_flag_enums[band - 1]
+    if MaskFlags.nodata in flags:
+        by_gdal = MaskFlags.per_dataset in flags or _is_wide_integer(np.dtype(dataset.dtypes[band - 1]))
+        return band if by_gdal and nodata_setting is None else 0
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        return dataset.mask_flag_enums.index(flags) + 1  # one mask for all: read once
+    return 0 if flags else band
+
+
+def _alpha_band(dataset: DatasetReader, bands: Sequence[int]) -> int:
+    """The band that masks by alpha, also beside declared nodata; 0 for none, and where alpha is data."""
+    alphas = [band for band in dataset.indexes if dataset.colorinterp[band - 1] == ColorInterp.alpha]
+    return alphas[0] if alphas and not set(alphas) & set(bands) else 0
+
+
+def _is_wide_integer(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "iu" and dtype.itemsize == 8
 
 
 def _split_rows(window: Window, block_rows: int, parts: int) -> list[Window]:

@@ -74,12 +74,17 @@ class OverviewWorker:
         height, width = source.shape
         square = Window(row * SQUARE_PX, col * SQUARE_PX, SQUARE_PX, SQUARE_PX)
         square = square.intersect(Window(0, 0, height, width))
-        values = np.asarray(source[square.slices])
         known = factors(*self.layout.grid.window.shape)
-        for level in range(1, LEVELS_PER_ROUND + 1):
-            if base << level not in known:
-                return
-            values = halve(values)
+        levels = [level for level in range(1, LEVELS_PER_ROUND + 1) if base << level in known]
+        strips: dict[int, list[NDArray[Any]]] = {level: [] for level in levels}
+        for top in range(square.row, square.row_stop, CHUNK_PX):
+            # A strip is halved on its own: its height is a multiple of all factors, but for the last one.
+            values = np.asarray(source[top : min(top + CHUNK_PX, square.row_stop), square.slices[1]])
+            for level in levels:
+                values = halve(values)
+                strips[level].append(values)
+        for level in levels:
+            values = np.concatenate(strips[level])
             top, left = square.row >> level, square.col >> level
             target = _array(group, f"overviews/{base << level}/{name}")
             target[top : top + values.shape[0], left : left + values.shape[1]] = values

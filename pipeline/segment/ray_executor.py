@@ -124,17 +124,25 @@ class _WorkerActor:
 
 @dataclass
 class _Seat:
-    """One actor, and what it is busy with."""
+    """One actor, and what it is busy with.
+
+    Attributes:
+        actor: Its handle.
+        becoming_ready: Its answer to ``ready``, while that is awaited.
+        is_ready: Whether it has answered, and has not died since.
+        ask_again_at: When to ask once more an actor that Ray is restarting.
+        failed_starts: How often it has died before it was ready.
+        node_id: The node it runs on.
+        tasks: What it was given.
+    """
 
     actor: Any
-    becoming_ready: Reference | None
-    node_id: str | None = None
+    becoming_ready: Reference | None = None
+    is_ready: bool = False
+    ask_again_at: float = 0.0
     failed_starts: int = 0
+    node_id: str | None = None
     tasks: dict[Reference, str] = field(default_factory=dict)
-
-    @property
-    def is_ready(self) -> bool:
-        return self.becoming_ready is None
 
 
 class RayExecutor:
@@ -159,6 +167,7 @@ class RayExecutor:
             self._open_seat(make_worker)
         try:
             while (backlog and not stop.is_set()) or self._running():
+                self._ask_who_is_ready()
                 if not stop.is_set():
                     self._grow(make_worker, len(backlog))
                     self._dispatch(backlog)
@@ -183,7 +192,7 @@ class RayExecutor:
             )
             .remote(make_worker, credentials())
         )
-        self._seats.append(_Seat(actor, actor.ready.remote()))
+        self._seats.append(_Seat(actor))
 
     def _grow(self, make_worker: WorkerFactory, waiting: int) -> None:
         """With workers on auto, take up what has joined the cluster."""
@@ -199,6 +208,12 @@ class RayExecutor:
         )
         while len(self._seats) < min(room, waiting + self._running()):
             self._open_seat(make_worker)
+
+    def _ask_who_is_ready(self) -> None:
+        for seat in self._seats:
+            waits = seat.is_ready or seat.becoming_ready is not None
+            if not waits and time.monotonic() >= seat.ask_again_at:
+                seat.becoming_ready = seat.actor.ready.remote()
 
     def _dispatch(self, backlog: Backlog) -> None:
         self._look_for_draining_nodes()
@@ -221,30 +236,36 @@ class RayExecutor:
             waiting.update(dict.fromkeys(seat.tasks, seat))
             if seat.becoming_ready is not None:
                 waiting[seat.becoming_ready] = seat
+        if not waiting:
+            time.sleep(POLL_S)  # every worker is being restarted
+            return []
         ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S, fetch_local=False)
         more, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False)
         events = []
         for reference in dict.fromkeys([*ended, *more]):
             seat = waiting[reference]
             if reference == seat.becoming_ready:
-                self._seat_is_ready(seat, reference)
+                self._seat_has_answered(seat, reference)
             else:
                 events.append(self._task_ended(seat, reference, backlog))
         return events
 
-    def _seat_is_ready(self, seat: _Seat, reference: Reference) -> None:
+    def _seat_has_answered(self, seat: _Seat, reference: Reference) -> None:
+        seat.becoming_ready = None
         try:
             seat.node_id = str(ray.get(reference))
-            seat.becoming_ready, seat.failed_starts = None, 0
+            seat.is_ready, seat.failed_starts = True, 0
         except RayTaskError as error:
             raise error.cause from error
+        except ActorUnavailableError:
+            seat.ask_again_at = time.monotonic() + POLL_S  # Ray is restarting it
         except RayActorError as error:
             seat.failed_starts += 0 if getattr(error, "preempted", False) else 1
+            seat.ask_again_at = time.monotonic() + POLL_S
             if seat.failed_starts >= MAX_FAILED_STARTS:
                 raise RuntimeError(
                     f"a worker died {seat.failed_starts} times before it was ready: {error}"
                 ) from error
-            seat.becoming_ready = seat.actor.ready.remote()  # Ray is restarting it
 
     def _task_ended(self, seat: _Seat, reference: Reference, backlog: Backlog) -> Event:
         task = seat.tasks.pop(reference)
@@ -252,8 +273,7 @@ class RayExecutor:
             record: Any = ray.get(reference)
             return Finished(task, record)
         except RayActorError as error:
-            if seat.becoming_ready is None:
-                seat.becoming_ready = seat.actor.ready.remote()
+            seat.is_ready = False
             # What was only unreachable is asked again; what died by preemption is not the block's fault.
             free = getattr(error, "preempted", False) or isinstance(error, ActorUnavailableError)
             return backlog.failed(task, *describe(error), counted=not free)

@@ -1,0 +1,1 @@
+"""Runs on Kubernetes that start themselves: the API, RayJobs made from a template, their logs."""

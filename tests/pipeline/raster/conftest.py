@@ -1,0 +1,42 @@
+"""Real rasters, where this checkout has them beside it."""
+
+from pathlib import Path
+
+import pytest
+import rasterio
+
+SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real rasters; tests that need it skip loudly where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real rasters are looked for in {SHARED_DATA}, which does not exist")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes samples as a GeoTIFF and gives its path."""
+
+    def write(values, name="a.tif", *, mask=None, colorinterp=None, descriptions=None, **profile):
+        path = tmp_path / name
+        shape = {"count": values.shape[0], "height": values.shape[1], "width": values.shape[2]}
+        env = {"GDAL_TIFF_INTERNAL_MASK": profile.pop("internal_mask", True)}
+        with (
+            rasterio.Env(**env),
+            rasterio.open(
+                path, "w", **({"driver": "GTiff", "dtype": values.dtype.name} | shape | profile)
+            ) as dataset,
+        ):
+            if colorinterp:
+                dataset.colorinterp = colorinterp
+            dataset.write(values)
+            for band, text in enumerate(descriptions or [], 1):
+                dataset.set_band_description(band, text)
+            if mask is not None:
+                dataset.write_mask(mask)
+        return str(path)
+
+    return write

@@ -1,0 +1,168 @@
+"""GeoJSON in: where its polygons come to lie, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from pyproj import CRS, Transformer
+from rasterio.features import rasterize
+from shapely.geometry import mapping
+
+from pipeline.errors import SettingsError, StorageError
+from pipeline.raster.grid import Grid
+from pipeline.raster.polygons import from_geojson, mask
+
+UTM = CRS.from_epsg(32633)
+GRID = Grid(80, 100, Affine(100, 0, 500_000, 0, -100, 5_300_000), UTM.to_wkt())
+SQUARE = shapely.box(502_030, 5_294_030, 506_030, 5_298_030)  # in UTM
+
+
+def in_degrees(polygon):
+    back = Transformer.from_crs(UTM, "OGC:CRS84", always_xy=True)
+    dense = shapely.segmentize(polygon, 50)
+    return shapely.transform(dense, lambda xy: np.column_stack(back.transform(xy[:, 0], xy[:, 1])))
+
+
+def expected(polygon):
+    return rasterize([polygon], out_shape=GRID.window.shape, transform=GRID.transform).astype(bool)
+
+
+@pytest.fixture
+def store(tmp_path):
+    def write(document):
+        path = tmp_path / "region.geojson"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return str(path)
+
+    return write
+
+
+def test_degrees_are_projected(store):
+    """The same square, told in longitude and latitude (which most files are, in this order)."""
+    region = from_geojson(GRID, store(mapping(in_degrees(SQUARE))))
+    assert np.mean(mask(region, GRID.window) != expected(SQUARE)) < 0.002
+    assert mask(region, GRID.window).sum() == pytest.approx(1600, abs=10)
+
+
+@pytest.mark.parametrize("name", ["EPSG:32633", "urn:ogc:def:crs:EPSG::32633"])
+def test_a_named_crs_is_taken(store, name):
+    document = mapping(SQUARE) | {"crs": {"type": "name", "properties": {"name": name}}}
+    region = from_geojson(GRID, store(document))
+    np.testing.assert_array_equal(mask(region, GRID.window), expected(SQUARE))
+
+
+def test_a_null_crs_is_none(store):
+    region = from_geojson(GRID, store(dict(mapping(in_degrees(SQUARE))) | {"crs": None}))
+    assert mask(region, GRID.window).any()
+
+
+def test_every_way_to_wrap_polygons_is_understood(store):
+    polygon = mapping(in_degrees(SQUARE))
+    feature = {"type": "Feature", "properties": {}, "geometry": polygon}
+    nothing = {"type": "Feature", "properties": None, "geometry": None}
+    point = {"type": "Feature", "properties": {}, "geometry": {"type": "Point", "coordinates": [0, 0]}}
+    documents = [
+        polygon,
+        feature,
+        {"type": "MultiPolygon", "coordinates": [polygon["coordinates"]]},
+        {"type": "GeometryCollection", "geometries": [polygon]},
+        {"type": "FeatureCollection", "features": [nothing, point, feature]},
+    ]
+    masks = [mask(from_geojson(GRID, store(document)), GRID.window) for document in documents]
+    assert masks[0].any()
+    for found in masks[1:]:
+        np.testing.assert_array_equal(found, masks[0])
+
+
+def test_overlapping_polygons_are_one_region(store):
+    """Not an even-odd fill: where two overlap is inside."""
+    other = shapely.affinity.translate(SQUARE, 2000, 0)
+    collection = {"type": "GeometryCollection", "geometries": [mapping(SQUARE), mapping(other)]}
+    document = collection | {"crs": {"type": "name", "properties": {"name": "EPSG:32633"}}}
+    region = from_geojson(GRID, store(document))
+    np.testing.assert_array_equal(mask(region, GRID.window), expected(SQUARE) | expected(other))
+
+
+def test_a_bow_tie_is_mended(store):
+    """Hand-drawn outlines cross themselves; both wings are meant."""
+    bow = [[502_030, 5_294_030], [506_030, 5_298_030], [506_030, 5_294_030], [502_030, 5_298_030]]
+    document = {
+        "type": "Polygon",
+        "coordinates": [[*bow, bow[0]]],
+        "crs": {"type": "name", "properties": {"name": "EPSG:32633"}},
+    }
+    region = from_geojson(GRID, store(document))
+    assert mask(region, GRID.window).sum() == pytest.approx(800, abs=45)
+
+
+def test_a_long_edge_follows_its_parallel(store):
+    """Twenty degrees along a parallel bend by kilometres in UTM: corners alone would cut them off."""
+    grid = Grid(400, 1600, Affine(1000, 0, -300_000, 0, -1000, 5_600_000), UTM.to_wkt())
+    region = from_geojson(grid, store(mapping(shapely.box(6, 48, 24, 50))))
+    cols, rows = np.meshgrid(np.arange(1600) + 0.5, np.arange(400) + 0.5)
+    back = Transformer.from_crs(UTM, "OGC:CRS84", always_xy=True)
+    longitude, latitude = back.transform(-300_000 + 1000 * cols, 5_600_000 - 1000 * rows)
+    inside = (longitude > 6) & (longitude < 24) & (latitude > 48) & (latitude < 50)
+    assert np.mean(mask(region, grid.window) != inside) < 0.0005
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "no JSON",
+        "[1, 2]",
+        '"a string"',
+        {"type": "FeatureCollection"},
+        {"type": "FeatureCollection", "features": [3]},
+        {"type": "Polygon"},
+        {"type": "Polygon", "coordinates": [[[0, 0], [1]]]},
+        {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]},
+        {"type": "Polygon", "coordinates": [[["a", "b"], [1, 1], [2, 2], [0, 0]]]},
+    ],
+)
+def test_what_is_no_geojson_is_refused(store, document):
+    with pytest.raises(SettingsError, match=r"region\.polygon must be GeoJSON, got .*region\.geojson: "):
+        from_geojson(GRID, store(document))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"type": "Point", "coordinates": [1, 2]},
+        {"type": "FeatureCollection", "features": []},
+        {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [2, 2], [0, 0]]]},
+        {},
+    ],
+)
+def test_a_file_without_polygons_is_refused(store, document):
+    with pytest.raises(SettingsError, match=r"region\.polygon must hold polygons, got none in "):
+        from_geojson(GRID, store(document))
+
+
+def test_polygons_need_a_place_on_the_ground(store):
+    with pytest.raises(SettingsError, match=r"georeferenced; use region\.window"):
+        from_geojson(Grid(10, 10), store(mapping(in_degrees(SQUARE))))
+
+
+def test_polygons_elsewhere_are_refused_with_the_bounds(store):
+    with pytest.raises(SettingsError, match=r"region\.polygon .* must meet the source, whose bounds are"):
+        from_geojson(GRID, store(mapping(shapely.box(40, 40, 41, 41))))
+
+
+def test_metres_taken_for_degrees_are_refused(store):
+    """The commonest mistake: projected coordinates in a file that does not say so."""
+    with pytest.raises(SettingsError, match="where the source's CRS is defined"):
+        from_geojson(GRID, store(mapping(SQUARE)))
+
+
+def test_an_unknown_crs_is_refused(store):
+    document = mapping(SQUARE) | {"crs": {"type": "name", "properties": {"name": "EPSG:999999"}}}
+    with pytest.raises(SettingsError, match=r"region\.polygon: no way from 'EPSG:999999'"):
+        from_geojson(GRID, store(document))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"there must be a file at .*none\.geojson"):
+        from_geojson(GRID, str(tmp_path / "none.geojson"))
