@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.errors import StorageError
+from pipeline.raster.consolidate import consolidate
 from pipeline.raster.mosaic import create_mosaic
 from pipeline.report.page import write_report
 from pipeline.segment import overviews
@@ -113,6 +114,7 @@ def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: 
     create_mosaic(output, planned.layout)
     if planned.config.output.overviews:
         overviews.create_overviews(output, planned.layout)
+    consolidate(output)
 
 
 def _execute(planned: PlannedRun, executor: Executor, stop: threading.Event) -> tuple[Tally, Audit]:
