@@ -47,15 +47,16 @@ def _with_own_code(function: TensorFunction) -> TensorFunction:
 
 
 def _as_cuda_graph(function: TensorFunction, example: Tensor) -> TensorFunction:
-    static_input = example.clone()
-    stream = torch.cuda.Stream(example.device)
-    stream.wait_stream(torch.cuda.current_stream(example.device))
-    with torch.cuda.stream(stream):  # libraries choose and allocate here what capture would not allow
-        function(static_input)
-    torch.cuda.current_stream(example.device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        static_output = function(static_input)
+    with torch.cuda.device(example.device):
+        static_input = example.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose and allocate here what capture would not allow
+            function(static_input)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            static_output = function(static_input)
 
     def replay(argument: Tensor) -> Tensor:
         static_input.copy_(argument)

@@ -1,6 +1,13 @@
 """A model made ready to infer, in one call: precision, layout, folded norms, less work, compiled.
 
-What each step brings to a ResNet-50 v3+ was measured on crops of 513 px with AVX-512 bf16 and stands with it.
+Seconds for a crop of 513 px through a ResNet-50 v3+, measured in one run on two cores with AVX-512 bf16:
+
+| | |
+|---|---|
+| the model as it is, in batches of four (one by one) | 1.05 (0.74) |
+| norms folded, channels last, fast decoder, crops one by one | 0.58 |
+| and in bf16 | 0.31 |
+| and compiled | 0.28 |
 """
 
 import copy
@@ -51,8 +58,9 @@ def prepare_for_inference(
         model: Any of our models.
         precision: `auto` is bf16 where the device computes in it, else fp32.
         compile: `auto` compiles on CPU and CUDA, True everywhere, False not. It takes from seconds to a
-            minute a scale and gains 1.05 to 1.1 times on CPU, so a few crops are quicker without. What cannot
-            be compiled runs as it is; that and the reason are logged once and stand in `preparation`.
+            minute a scale, gains 1.05 to 1.1 times on CPU and keeps the weights once more for each scale, so
+            a few crops are quicker without. What cannot be compiled runs as it is; that and the reason are
+            logged once and stand in `preparation`.
         device: Where to run; the model's own if left out.
         channels_last: Whether activations are stored with the bands innermost, which convolutions prefer.
         batch: Crops given at a time.
@@ -80,7 +88,7 @@ def prepare_for_inference(
             precision=chosen,
             device=str(target),
             channels_last=channels_last,
-            crops_per_call=min(batch, _CPU_CROPS_PER_CALL) if target.type == "cpu" else batch,
+            crops_per_call=_CPU_CROPS_PER_CALL if target.type == "cpu" else batch,
             folded=len(folding.folded),
             unfolded=folding.left,
             fast_decoder=speed_up_decoder(replica),

@@ -153,6 +153,12 @@ class TestPreparation:
         prepared = prepare_for_inference(TinySegmenter(), compile=False, size_px=33)
         assert prepared.preparation.precision == ("bf16" if has_bf16 else "fp32")
 
+    def test_elsewhere_than_on_cpu_and_cuda_it_is_not_compiled_unasked(self) -> None:
+        preparation = prepare_for_inference(TinySegmenter(), device="meta", size_px=33, batch=8).preparation
+        assert (preparation.precision, preparation.crops_per_call) == ("fp32", 8)
+        assert not preparation.compiled
+        assert preparation.reason == "not known to help on meta; ask for it with compile=True"
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [

@@ -238,10 +238,12 @@ class TestRefusals:
 
 
 MEASURE = """
-import resource, sys
+import sys
+from pathlib import Path
 from pipeline.raster.export import export_cog
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # not getrusage: its peak is inherited from the process that started this one
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 before = peak()
 export_cog(sys.argv[1], "confidence", sys.argv[2])
 print((peak() - before) // 1024)
@@ -249,6 +251,7 @@ print((peak() - before) // 1024)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_stays_bounded(tmp_path):
     """12 000 × 12 000 px, a third of it written: 137 MiB an array, several times that if held at once."""
     contents = make_contents(2048, 12_000)
@@ -272,7 +275,7 @@ def test_memory_stays_bounded(tmp_path):
         [sys.executable, "-c", MEASURE, folder.url, str(tmp_path / "a.tif")],
         capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[3],
     )  # fmt: skip
-    assert int(done.stdout) < 600
+    assert 0 < int(done.stdout) < 600
     assert_valid(str(tmp_path / "a.tif"))
     with rasterio.open(tmp_path / "a.tif") as dataset:
         window = rasterio.windows.Window(5000, 4096, 500, 500)

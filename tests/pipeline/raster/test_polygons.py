@@ -53,6 +53,15 @@ def test_a_named_crs_is_taken(store, name):
     np.testing.assert_array_equal(mask(region, GRID.window), expected(SQUARE))
 
 
+@pytest.mark.parametrize("name", ["EPSG:4326", "urn:ogc:def:crs:OGC:1.3:CRS84"])
+def test_longitude_comes_first_whatever_the_crs_says_of_its_axes(store, name):
+    document = dict(mapping(in_degrees(SQUARE))) | {"crs": {"type": "name", "properties": {"name": name}}}
+    plain = from_geojson(GRID, store(mapping(in_degrees(SQUARE))))
+    np.testing.assert_array_equal(
+        mask(from_geojson(GRID, store(document)), GRID.window), mask(plain, GRID.window)
+    )
+
+
 def test_a_null_crs_is_none(store):
     region = from_geojson(GRID, store(dict(mapping(in_degrees(SQUARE))) | {"crs": None}))
     assert mask(region, GRID.window).any()

@@ -193,11 +193,14 @@ class TestInspection:
 
 
 class TestThreads:
-    def test_reads_from_eight_threads_equal_serial_ones(self, write):
+    @pytest.mark.parametrize("is_local", [True, False])
+    def test_reads_from_eight_threads_equal_serial_ones(self, write, monkeypatch, is_local):
+        """Remote files are read in strips, by several threads at once: a data set may serve one of them."""
         values = samples(4, "uint16")
         url = write(values, tiled=True, blockxsize=16, blockysize=16, mask=holes(), compress="zstd")
         random = np.random.default_rng(5)
         windows = [Window(*(int(value) for value in random.integers((-9, -9, 1, 1), 40))) for _ in range(120)]
+        monkeypatch.setattr("pipeline.raster.source.is_local", lambda _: is_local)
         source = GdalSource(SourceSpec(url, (1, 4, 2), None))
         serial = [source.read(window) for window in windows]
         with ThreadPoolExecutor(8) as pool:

@@ -168,6 +168,22 @@ class TestMasks:
         has_data = np.stack([holes() & (values[0] != 77), holes()])
         assert_holds(read(vrt, bands=(1, 2)), values[:2], has_data)
 
+    def test_bands_may_have_masks_of_their_own(self, write, tmp_path):
+        values = samples(2, "uint8")
+        write(np.concatenate([values, np.where(holes(), 255, 0).astype(np.uint8)[None]]))
+        source = (
+            '<SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename>'
+            "<SourceBand>{}</SourceBand></SimpleSource>"
+        )
+        mask = f'<MaskBand><VRTRasterBand dataType="Byte">{source.format(3)}</VRTRasterBand></MaskBand>'
+        (tmp_path / "own.vrt").write_text(
+            f'<VRTDataset rasterXSize="{WIDTH}" rasterYSize="{HEIGHT}">'
+            f'<VRTRasterBand dataType="Byte" band="1">{source.format(1)}{mask}</VRTRasterBand>'
+            f'<VRTRasterBand dataType="Byte" band="2">{source.format(2)}</VRTRasterBand></VRTDataset>'
+        )
+        has_data = np.stack([holes(), np.ones_like(holes())])
+        assert_holds(read(str(tmp_path / "own.vrt")), values, has_data)
+
     def test_nothing_valid_at_all(self, write):
         pixels = read(write(samples(2, "uint8"), mask=np.zeros((HEIGHT, WIDTH), bool)))
         assert not pixels.valid_HW.any()
