@@ -45,6 +45,10 @@ class Ledger:
             return None
         return self._parse(PLAN_KEY, data, "start over with --overwrite")
 
+    def has_plan(self) -> bool:
+        """Whether a run began here."""
+        return self.folder.exists(PLAN_KEY)
+
     def write_plan(self, document: Mapping[str, Any]) -> None:
         """Begin a run."""
         self.folder.write(PLAN_KEY, to_bytes(document))

@@ -47,7 +47,8 @@ def tasks(height: int, width: int, base: int) -> list[str]:
 
 def create_overviews(folder: Folder, layout: MosaicLayout) -> None:
     """Write the overviews' metadata; harmless where they are there already."""
-    group = zarr.open_group(folder.zarr_store(), mode="r+")
+    # Not by what was gathered earlier: a run killed in between left metadata that it does not know.
+    group = zarr.open_group(folder.zarr_store(), mode="r+", use_consolidated=False)
     for factor in factors(*layout.grid.window.shape):
         level = group.require_group(f"overviews/{factor}")
         create_class_arrays(level, layout, layout.grid.coarsen(factor))

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.errors import StorageError
 from pipeline.raster.consolidate import consolidate
-from pipeline.raster.mosaic import create_mosaic
+from pipeline.raster.mosaic import Mosaic, create_mosaic
 from pipeline.report.page import write_report
 from pipeline.segment import overviews
 from pipeline.segment.audit import Audit, audit
@@ -26,7 +26,7 @@ from pipeline.segment.progress import Progress
 from pipeline.segment.resolve import Machine, share_out
 from pipeline.segment.tally import Tally, make_report, seconds_per_crop
 from pipeline.segment.worker import BlockWorker
-from pipeline.storage import redact
+from pipeline.storage import Folder, redact
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: 
     """Make the output ready, fresh or as it was left. The plan comes first: a kill leaves a resumable run."""
     output, ledger = planned.output, planned.ledger
     if overwrite:
+        _check_that_it_is_ours(output, ledger)
         output.delete_all()
         ledger.folder.delete_all()
     if stored is not None:
@@ -115,6 +116,19 @@ def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: 
     if planned.config.output.overviews:
         overviews.create_overviews(output, planned.layout)
     consolidate(output)
+
+
+def _check_that_it_is_ours(output: Folder, ledger: Ledger) -> None:
+    """Starting over deletes; a mistyped URL must not cost anybody their thesis."""
+    if ledger.has_plan() or output.is_empty():
+        return
+    try:
+        Mosaic.open(output.url)
+    except StorageError as error:
+        raise StorageError(
+            f"--overwrite deletes a mosaic of this program, but {redact(output.url)} holds something else; "
+            "give another --output, or empty that place yourself"
+        ) from error
 
 
 def _execute(planned: PlannedRun, executor: Executor, stop: threading.Event) -> tuple[Tally, Audit]:

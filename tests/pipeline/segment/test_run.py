@@ -173,6 +173,8 @@ def test_a_place_that_holds_something_else_is_refused(scene, model, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("finished at last")
     with pytest.raises(StorageError, match="must be a new place"):
         run(scene, model, tmp_path / "mine")
+    with pytest.raises(StorageError, match="holds something else"):
+        run(scene, model, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "finished at last"
 
 
