@@ -27,6 +27,7 @@ from pipeline.segment.worker import BlockWorker
 
 PASSES = 2
 BARE_SECONDS = 4.0
+EAGER_BATCHES = (1, 4)
 
 
 def benchmark(config: RunConfig, folder: Path, *, with_peers: bool = True) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def benchmark(config: RunConfig, folder: Path, *, with_peers: bool = True) -> di
         "pixels": best["pixels"],
         "stages": best["stages"],
         "preparation": worker.preparation,
+        "eager_fp32_crops_per_s": _eager_crops_per_s(planned) if with_peers else {},
         "peers": _measure_peers(planned, classes, best, folder) if with_peers else {},
         "machine": {"cores": planned.workers.threads, "torch": torch.__version__},
         "plan": plan_document(planned),
@@ -86,6 +88,22 @@ def _bare_crops_per_s(worker: BlockWorker, planned: PlannedRun) -> float:
     crop_px, bands = planned.config.crop.size_px, planned.numbers.num_bands
     images_NCHW = torch.randn((planned.choices.batch, bands, crop_px, crop_px))
     return worker.time_network(images_NCHW, seconds=BARE_SECONDS)
+
+
+def _eager_crops_per_s(planned: PlannedRun) -> dict[str, float]:
+    """The same network as its library gives it: float32, full-size output, by crops given at a time."""
+    model, crop_px = PeerTask.of(planned).model, planned.config.crop.size_px
+    pace = {}
+    for batch in EAGER_BATCHES:
+        images_NCHW = torch.randn((batch, planned.numbers.num_bands, crop_px, crop_px))
+        with torch.inference_mode():
+            model(images_NCHW)
+            began, crops = time.perf_counter(), 0
+            while time.perf_counter() - began < BARE_SECONDS:
+                model(images_NCHW)
+                crops += batch
+        pace[f"batch_{batch}"] = round(crops / (time.perf_counter() - began), 3)
+    return pace
 
 
 def _end_to_end(worker: BlockWorker, planned: PlannedRun) -> dict[str, Any]:
