@@ -108,7 +108,7 @@ def build_adapter(config: ModelConfig) -> Adapter:
     Returns:
         The network behind our methods.
     """
-    if config.library == "smp":
+    if config.provider == "smp":
         return _build_smp(config)
     return _build_torchvision(config)
 

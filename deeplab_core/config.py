@@ -129,9 +129,9 @@ class ModelConfig(BaseModel):
         return len(self.classes)
 
     @property
-    def library(self) -> Literal["deeplab", "smp", "torchvision"]:
+    def provider(self) -> Literal["deeplab", "smp", "torchvision"]:
         """Whose graph this is: our own, or that of another library behind an adapter."""
-        return _library_of(self.arch)
+        return _provider_of(self.arch)
 
     @model_validator(mode="before")
     @classmethod
@@ -178,12 +178,12 @@ class ModelConfig(BaseModel):
                     f"{option} acts only in {', '.join(archs)}, got {option}={getattr(self, option)!r} with "
                     f"arch={self.arch!r}; leave it at {default!r}"
                 )
-        if self.arch_options and self.library != "smp":
+        if self.arch_options and self.provider != "smp":
             raise ValueError(
                 f"arch_options are constructor keywords of smp/<Class>, got {sorted(self.arch_options)} with "
                 f"arch={self.arch!r}; use the other fields of ModelConfig"
             )
-        match self.library:
+        match self.provider:
             case "deeplab":
                 self._check_deeplab()
             case "smp":
@@ -254,7 +254,7 @@ class ModelConfig(BaseModel):
             )
 
 
-def _library_of(arch: str) -> Literal["deeplab", "smp", "torchvision"]:
+def _provider_of(arch: str) -> Literal["deeplab", "smp", "torchvision"]:
     if arch.startswith("smp/"):
         return "smp"
     return "torchvision" if arch.startswith("torchvision/") else "deeplab"

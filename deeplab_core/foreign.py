@@ -66,7 +66,7 @@ def from_torchvision(state_dict: StateDict, config: ModelConfig) -> Segmenter:
     Raises:
         ValueError: Some weights do not fit.
     """
-    if config.library == "torchvision":
+    if config.provider == "torchvision":
         renamed = {f"network.{name}": value for name, value in state_dict.items()}
         return _load(
             renamed, config, source="torchvision", droppable=_unless(config, "network.aux_classifier.")
@@ -106,7 +106,7 @@ def from_smp(state_dict: StateDict, config: ModelConfig, *, rates: Sequence[int]
         ValueError: Some weights do not fit.
     """
     droppable = ("classification_head.", "network.classification_head.")
-    if config.library == "smp":
+    if config.provider == "smp":
         renamed = {f"network.{name}": value for name, value in state_dict.items()}
         return _load(renamed, config, source="smp", droppable=droppable)
     is_timm = config.backbone.startswith("timm/")
@@ -187,7 +187,7 @@ def from_timm_backbone(state_dict: StateDict, config: ModelConfig) -> Segmenter:
     Raises:
         ValueError: Some weights do not fit.
     """
-    if config.library != "deeplab" or config.backbone == "mobilenet_v3_large":
+    if config.provider != "deeplab" or config.backbone == "mobilenet_v3_large":
         raise ValueError(
             f"a timm encoder needs one of our architectures on a ResNet, xception65 or timm/<name>, got "
             f"arch={config.arch!r} with backbone={config.backbone!r}; timm's own MobileNetV3 is "
@@ -204,7 +204,7 @@ def from_timm_backbone(state_dict: StateDict, config: ModelConfig) -> Segmenter:
 
 
 def _with_graph(config: ModelConfig, **graph: object) -> ModelConfig:
-    if config.library != "deeplab":
+    if config.provider != "deeplab":
         raise ValueError(
             f"arch must be one of our own, or of the library the weights come from, got {config.arch!r}"
         )

@@ -83,7 +83,7 @@ def build_model(config: ModelConfig) -> Segmenter:
     Returns:
         The model, in training mode.
     """
-    if config.library != "deeplab":
+    if config.provider != "deeplab":
         return build_adapter(config)
     model = DeepLab(config)
     if config.pretrained:

@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"the config file:\n{describe_settings(ImportConfig)}\n\n{EXIT_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--from", dest="library", choices=sorted(IMPORTERS), required=True)
+    parser.add_argument("--from", dest="provider", choices=sorted(IMPORTERS), required=True)
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="state dict: .safetensors, or .pth without code"
     )
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def job() -> dict[str, Any]:
-        sha256 = import_model(options.library, options.weights, options.config, options.output)
+        sha256 = import_model(options.provider, options.weights, options.config, options.output)
         if not options.json:
             sys.stdout.write(f"imported into {options.output}: sha256 {sha256}\n")
         return {"status": "complete", "model": options.output, "sha256": sha256}
