@@ -240,7 +240,10 @@ class TestTraining:
 
     @pytest.mark.parametrize("options", [{"image_pooling": "none"}, {"arch": "deeplabv2"}])
     def test_a_batch_of_one_trains_without_image_pooling(self, options: dict[str, Any]) -> None:
-        model_of(**options)(random_images(1, 3, 65, 65)).square().mean().backward()
+        model = model_of(**options)
+        model(random_images(1, 3, 65, 65)).square().mean().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
     def test_a_batch_of_one_trains_with_frozen_batch_norm(self) -> None:
         model = model_of().train()

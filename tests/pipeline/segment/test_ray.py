@@ -52,6 +52,18 @@ def wait_for(condition, seconds=120):
         time.sleep(0.1)
 
 
+def start_beside_an_undisturbed_run(model, folder) -> subprocess.Popen[str]:
+    """A job on the cluster with nine blocks to ``out.zarr``; ``quiet.zarr`` is the same, undisturbed."""
+    scene = write_scene(folder / "scene.tif", 2100, 2100)
+    segment(RunConfig.model_validate(settings(scene, model, folder / "quiet.zarr")))
+    on_two_workers = {"executor": "ray", "workers": 2}
+    config = write_config(
+        folder / "run.yaml", settings(scene, model, folder / "out.zarr", compute=on_two_workers)
+    )
+    command = [sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
 def test_two_workers_write_the_same_bytes(scene, model, undisturbed, tmp_path):
     report = on_ray(scene, model, tmp_path / "out.zarr", workers=2)
     assert report["status"] == "complete"
@@ -83,16 +95,7 @@ def test_any_number_of_workers_writes_the_same_bytes(workers, scene, model, undi
 
 @pytest.mark.slow
 def test_a_node_that_dies_takes_no_block_with_it(cluster, model, tmp_path):
-    scene = write_scene(tmp_path / "scene.tif", 2100, 2100)
-    segment(RunConfig.model_validate(settings(scene, model, tmp_path / "quiet.zarr")))
-    config = write_config(
-        tmp_path / "run.yaml",
-        settings(scene, model, tmp_path / "out.zarr", compute={"executor": "ray", "workers": 2}),
-    )
-    job = subprocess.Popen(
-        [sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    job = start_beside_an_undisturbed_run(model, tmp_path)
     wait_for(lambda: len(ledger_records(tmp_path / "out.zarr")) >= 2)
     cluster[0].remove_node(cluster[1][0], allow_graceful=False)
     out, _ = job.communicate(timeout=400)
@@ -106,16 +109,7 @@ def test_a_node_that_dies_takes_no_block_with_it(cluster, model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_is_replaced(model, tmp_path):
-    scene = write_scene(tmp_path / "scene.tif", 2100, 2100)
-    segment(RunConfig.model_validate(settings(scene, model, tmp_path / "quiet.zarr")))
-    config = write_config(
-        tmp_path / "run.yaml",
-        settings(scene, model, tmp_path / "out.zarr", compute={"executor": "ray", "workers": 2}),
-    )
-    job = subprocess.Popen(
-        [sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    job = start_beside_an_undisturbed_run(model, tmp_path)
     wait_for(lambda: len(ledger_records(tmp_path / "out.zarr")) >= 1)
     worker = next(iter(ledger_records(tmp_path / "out.zarr").values()))["worker"]
     os.kill(int(worker.split(":")[1]), signal.SIGKILL)
