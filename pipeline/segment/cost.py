@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deeplab_core import ModelConfig, build_model
 from deeplab_core.scales import scaled_size_px
+from pipeline.raster.gdal_source import GDAL_CACHE_BYTES
 from pipeline.raster.mosaic import LogitsLayout
-from pipeline.raster.source import GDAL_CACHE_BYTES
 from pipeline.segment.executor import TASKS_IN_FLIGHT
 from pipeline.segment.lattice import Axis
 from pipeline.segment.overviews import factors

@@ -16,10 +16,11 @@ from pipeline.raster.bands import choose_bands
 from pipeline.raster.grid import Grid
 from pipeline.raster.polygons import from_geojson
 from pipeline.raster.region import Region
-from pipeline.raster.source import Pixels, SourceInfo, SourceSpec, inspect_source, open_source
+from pipeline.raster.source import Pixels, SourceInfo, SourceSpec
 from pipeline.raster.window import Window
+from pipeline.segment.find_source import find_source
 from pipeline.segment.lattice import LATTICE_MULTIPLE_PX
-from pipeline.storage import Folder, normalise_url, redact
+from pipeline.storage import Folder, redact
 
 logger = logging.getLogger(__name__)
 
@@ -62,19 +63,15 @@ def inspect(config: RunConfig) -> Inspection:
     """Open source and model; refuse what does not fit, warn of what looks odd."""
     model_folder = Folder.at(config.model.url)
     model = read_model(model_folder)
-    if len(config.source.urls) != 1:
-        raise SettingsError(
-            f"a mosaic is made of one source, got {len(config.source.urls)}; "
-            "use --each for one mosaic a source, or a GDAL VRT that joins them"
-        )
-    source = inspect_source(config.source.urls[0])
+    found = find_source(config.source)
+    source = found.info
     bands = choose_bands(
         source.bands,
         wanted=config.source.bands,
         model_bands=model.bands,
         in_channels=model.config.in_channels,
     )
-    spec = SourceSpec(normalise_url(config.source.urls[0]), bands, config.source.nodata)
+    spec = found.spec(bands)
     gain, bias = _normalisation(model, config.source)
     dtype = _warn_of_strange_statistics(spec, model, config.source)
     region = choose_region(source.grid, config.region)
@@ -146,7 +143,7 @@ def _warn_of_strange_statistics(
     spec: SourceSpec, model: CheckpointMetadata, settings: SourceSettings
 ) -> np.dtype[np.generic]:
     """Compare a few windows with the model's statistics; gives the samples' type."""
-    source = open_source(spec)
+    source = spec.open()
     try:
         grid = source.info.grid.window
         probes = [

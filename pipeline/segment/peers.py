@@ -21,7 +21,7 @@ from torch import Tensor
 from deeplab_core.checkpoint import load_checkpoint
 from deeplab_core.segmenter import Segmenter
 from pipeline.segment.planned import PlannedRun
-from pipeline.storage import gdal_path
+from pipeline.storage import gdal_path, normalise_url
 
 SW_BATCH_SIZE = 4
 """As in MONAI's own examples."""
@@ -46,7 +46,7 @@ class PeerTask:
         folder = inspection.model_folder
         model = load_checkpoint(folder.url, read_bytes=folder.read)
         return cls(
-            url=inspection.spec.url,
+            url=normalise_url(planned.config.source.urls[0]),
             bands=inspection.spec.bands,
             gain=inspection.gain,
             bias=inspection.bias,

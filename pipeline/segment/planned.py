@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +10,7 @@ from deeplab_core.symmetry import symmetries
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 from pipeline.raster.mosaic import MosaicLayout
+from pipeline.raster.source import Identity
 from pipeline.segment.cost import Memory, NetworkCost, Numbers, network_cost, plan_bytes
 from pipeline.segment.engine import EngineSettings
 from pipeline.segment.inspect import Inspection, check_crops, inspect
@@ -61,16 +62,13 @@ class PlannedRun:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything that the result depends on, by name."""
         config, inspection, region = self.config, self.inspection, self.inspection.region
-        identity = asdict(inspection.source.identity)
-        identity.pop("url")
         return {
             "result_version": RESULT_VERSION,
             "model": {"sha256": inspection.model.sha256},
             "source": {
-                **identity,
+                "files": [_without_url(identity) for identity in inspection.source.identities],
                 "grid": inspection.source.grid.to_json(),
-                "bands": list(inspection.spec.bands),
-                "nodata": inspection.spec.nodata,
+                **inspection.spec.result_fields(),
                 "gain": list(inspection.gain),
                 "bias": list(inspection.bias),
             },
@@ -118,7 +116,7 @@ class PlannedRun:
                     "mean": list(model.mean),
                     "std": list(model.std),
                 },
-                "sources": [asdict(inspection.source.identity)],
+                "sources": [asdict(identity) for identity in inspection.source.identities],
                 "source_origin": [self.plan.mosaic_window.row, self.plan.mosaic_window.col],
                 "settings": self.fingerprint_fields,
                 "fingerprint": self.fingerprint,
@@ -132,7 +130,7 @@ class PlannedRun:
         """What workers are given."""
         config, inspection, choices = self.config, self.inspection, self.choices
         return SegmentSpec(
-            source=replace(inspection.spec, num_threads=choices.threads),
+            source=inspection.spec.with_threads(choices.threads),
             network=NetworkSpec(
                 folder=inspection.model_folder,
                 precision=choices.precision,
@@ -209,6 +207,11 @@ def plan_inspected(
     check_memory(memory, workers, choices, numbers.num_classes)
     run_id = str(stored["run_id"]) if stored else uuid.uuid4().hex
     return PlannedRun(config, inspection, network, numbers, workers, choices, plan, memory, run_id)
+
+
+def _without_url(identity: Identity) -> dict[str, Any]:
+    """A file that was moved is the same file."""
+    return {name: value for name, value in asdict(identity).items() if name != "url"}
 
 
 def _price(config: RunConfig, inspection: Inspection) -> NetworkCost:

@@ -23,7 +23,7 @@ from deeplab_core.prepared import Precision
 from pipeline.errors import ModelError, StorageError
 from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
 from pipeline.raster.polygons import mask
-from pipeline.raster.source import SourceSpec, open_source
+from pipeline.raster.source import SourceSpec
 from pipeline.segment.engine import BlockEngine, EngineSettings
 from pipeline.segment.ledger import Ledger
 from pipeline.segment.measure import count_classes, seam_sums
@@ -75,7 +75,7 @@ class BlockWorker:
     def __init__(self, spec: SegmentSpec) -> None:
         self._spec = spec
         _check_that_the_run_is_here(spec.ledger)
-        self._source = open_source(spec.source)
+        self._source = spec.source.open()
         self._writer = MosaicWriter(spec.output, spec.layout)
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._engine, self.preparation = self._device_thread.submit(build_engine, spec).result()

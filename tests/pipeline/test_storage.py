@@ -11,7 +11,7 @@ import rasterio
 
 from pipeline import storage
 from pipeline.errors import SourceError, StorageError
-from pipeline.raster.source import GdalSource, SourceSpec, inspect_source
+from pipeline.raster.gdal_source import GdalSource, GdalSpec, inspect_raster
 from pipeline.raster.window import Window
 from pipeline.storage import (
     Folder,
@@ -111,7 +111,7 @@ class TestSecrets:
     def test_a_signed_address_that_fails_is_told_without_its_signature(self, monkeypatch):
         monkeypatch.setattr(storage, "RETRIES", 0)
         url = "http://user:pw-of-mine@127.0.0.1:9/a/b.tif?X-Amz-Signature=deadbeef"
-        for act in (lambda: read_url(url), lambda: inspect_source(url)):
+        for act in (lambda: read_url(url), lambda: inspect_raster(url)):
             with pytest.raises((StorageError, SourceError)) as caught:
                 act()
             assert "127.0.0.1:9/a" in str(caught.value)
@@ -259,7 +259,7 @@ class TestS3Faults:
         said = self._fails_without_secrets(lambda: read_url(f"{folder.url}/x"), "InvalidAccessKeyId")
         assert "<?xml" not in said
         self._fails_without_secrets(
-            lambda: inspect_source(f"{folder.url}/x.tif"), "cannot open s3://terrazzo-tests/p/x.tif"
+            lambda: inspect_raster(f"{folder.url}/x.tif"), "cannot open s3://terrazzo-tests/p/x.tif"
         )
 
     def test_an_endpoint_that_nobody_answers_at(self, s3_bucket, monkeypatch):
@@ -270,7 +270,7 @@ class TestS3Faults:
 
     def test_gdal_gives_up_on_it_too(self, s3_bucket, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", UNREACHABLE)
-        self._fails_without_secrets(lambda: inspect_source(f"{s3_bucket.url}/x.tif"), "cannot open s3://")
+        self._fails_without_secrets(lambda: inspect_raster(f"{s3_bucket.url}/x.tif"), "cannot open s3://")
 
     def test_a_bucket_that_does_not_exist(self, s3_bucket):
         absent = Folder.at("s3://terrazzo-absent/p")
@@ -287,7 +287,7 @@ class TestS3Faults:
         storage._open_store.cache_clear()
         for act in (
             lambda: Folder.at(f"{s3_bucket.url}/p").read("x"),
-            lambda: inspect_source("s3://a/b.tif"),
+            lambda: inspect_raster("s3://a/b.tif"),
         ):
             self._fails_without_secrets(act, "AWS_ENDPOINT_URL must be an address", "'no address at all'")
 
@@ -301,7 +301,7 @@ class TestOneSetOfVariables:
         return samples, path.read_bytes()
 
     def _read(self, url):
-        source = GdalSource(SourceSpec(url, (1, 2, 3), None))
+        source = GdalSource(GdalSpec(url, (1, 2, 3), None))
         try:
             return source.read(Window(0, 0, 70, 90)).samples_CHW
         finally:
@@ -315,7 +315,7 @@ class TestOneSetOfVariables:
         began = time.monotonic()
         np.testing.assert_array_equal(self._read(url), samples)
         assert time.monotonic() - began < 20, "sidecar files that are not there must not be asked for again"
-        identity = inspect_source(url).identity
+        identity = inspect_raster(url).identities[0]
         assert identity.size_bytes == len(data)
         assert identity.etag
 
@@ -334,7 +334,7 @@ class TestOneSetOfVariables:
         with pytest.raises(StorageError, match="403"):
             read_url(f"{s3_bucket.url}/private.tif")
         with pytest.raises(SourceError, match="cannot open"):
-            inspect_source(f"{s3_bucket.url}/private.tif")
+            inspect_raster(f"{s3_bucket.url}/private.tif")
 
     @pytest.mark.parametrize(
         ("endpoint", "host", "https"),

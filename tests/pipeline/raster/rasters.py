@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.raster.source import SourceSpec, inspect_source, open_source
+from pipeline.raster.gdal_source import GdalSpec, inspect_raster
 from pipeline.raster.window import Window
 
 HEIGHT, WIDTH = 41, 53
@@ -37,8 +37,8 @@ def write_vrt(folder, bands):
 
 
 def read(url, window=WHOLE, *, bands=None, nodata=None):
-    bands = bands or tuple(band.number for band in inspect_source(url).bands)
-    source = open_source(SourceSpec(url, tuple(bands), nodata))
+    bands = bands or tuple(band.number for band in inspect_raster(url).bands)
+    source = GdalSpec(url, tuple(bands), nodata).open()
     try:
         return source.read(window)
     finally:

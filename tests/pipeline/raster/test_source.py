@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BlockError, SourceError
-from pipeline.raster.source import GdalSource, SourceSpec, _split_rows, inspect_source, open_source
+from pipeline.raster.gdal_source import GdalSource, GdalSpec, _split_rows, inspect_raster
 from pipeline.raster.window import Window
 from tests.pipeline.raster.rasters import HEIGHT, WHOLE, WIDTH, assert_holds, holes, read, samples
 
@@ -67,11 +67,11 @@ class TestDtypes:
     def test_complex_numbers_are_refused(self, write, dtype):
         values = np.ones((1, HEIGHT, WIDTH), np.complex64)
         with pytest.raises(SourceError, match=r"bands must hold real numbers, got complex.* in .*a\.tif"):
-            inspect_source(write(values, dtype=dtype))
+            inspect_raster(write(values, dtype=dtype))
 
     def test_more_than_64_bands_are_refused(self, write):
         with pytest.raises(SourceError, match="must have 1 to 64 bands, got 65"):
-            inspect_source(write(samples(65, "uint8")))
+            inspect_raster(write(samples(65, "uint8")))
 
 
 class TestWindows:
@@ -117,8 +117,8 @@ class TestWindows:
         """As from a bucket, where several ranges are asked for at once."""
         values = samples(3, "uint8")
         url = write(values, tiled=True, blockxsize=16, blockysize=16, nodata=nodata, mask=holes())
-        monkeypatch.setattr("pipeline.raster.source.is_local", lambda _: False)
-        source = GdalSource(SourceSpec(url, (1, 2, 3), None))
+        monkeypatch.setattr("pipeline.raster.gdal_source.is_local", lambda _: False)
+        source = GdalSource(GdalSpec(url, (1, 2, 3), None))
         has_data = holes() & (values != nodata if nodata else True)
         assert_holds(source.read(WHOLE), values, has_data)
         source.close()
@@ -133,7 +133,7 @@ class TestWindows:
 class TestInspection:
     def test_a_rotated_place_is_kept_to_the_bit(self, write):
         transform = Affine.translation(3e5, 5e6) @ Affine.rotation(31) @ Affine.scale(10 / 3, -10 / 3)
-        grid = inspect_source(write(samples(1, "uint8"), transform=transform, crs="EPSG:32633")).grid
+        grid = inspect_raster(write(samples(1, "uint8"), transform=transform, crs="EPSG:32633")).grid
         assert grid.transform.almost_equals(transform, 1e-9)
         assert grid.is_rotated
         assert grid.crs_wkt is not None
@@ -141,37 +141,37 @@ class TestInspection:
         assert (grid.height, grid.width) == (HEIGHT, WIDTH)
 
     def test_no_place_is_no_place(self, write):
-        grid = inspect_source(write(samples(1, "uint8"))).grid
+        grid = inspect_raster(write(samples(1, "uint8"))).grid
         assert not grid.is_georeferenced
         assert grid.transform == Affine.identity()
 
     def test_bands_are_described(self, write):
         url = write(samples(3, "int16"), descriptions=["red", "", "NIR 1"])
-        assert [(band.number, band.name, band.dtype) for band in inspect_source(url).bands] == [
+        assert [(band.number, band.name, band.dtype) for band in inspect_raster(url).bands] == [
             (1, "red", "int16"), (2, None, "int16"), (3, "NIR 1", "int16")
         ]  # fmt: skip
 
     def test_a_changed_file_has_another_identity_and_a_copy_has_not(self, write, tmp_path):
         url = write(samples(1, "uint8"))
-        before = inspect_source(url).identity
+        before = inspect_raster(url).identities
         copy = tmp_path / "kept" / "a.tif"
         copy.parent.mkdir()
         shutil.copy2(url, copy)
         os.utime(url, (1, 1))
-        assert inspect_source(url).identity != before
+        assert inspect_raster(url).identities != before
         shutil.move(copy, url)
-        assert inspect_source(url).identity == before
+        assert inspect_raster(url).identities == before
 
     def test_a_missing_file_is_said_to_be_missing(self, tmp_path):
         with pytest.raises(
             SourceError, match=r"there must be a raster at .*/none\.tif; there is no such file"
         ):
-            inspect_source(str(tmp_path / "none.tif"))
+            inspect_raster(str(tmp_path / "none.tif"))
 
     def test_a_file_that_is_no_raster(self, tmp_path):
         (tmp_path / "a.tif").write_text("hello")
         with pytest.raises(SourceError, match=r"cannot open .*a\.tif as a raster: "):
-            inspect_source(str(tmp_path / "a.tif"))
+            inspect_raster(str(tmp_path / "a.tif"))
 
     def test_a_container_of_rasters_is_no_raster(self, tmp_path):
         import zarr
@@ -180,13 +180,13 @@ class TestInspection:
         for name in "ab":
             group.create_array(name, shape=(4, 4), dtype="uint8")
         with pytest.raises(SourceError, match=r"got a container without any: .*many\.zarr; give one"):
-            inspect_source(str(tmp_path / "many.zarr"))
+            inspect_raster(str(tmp_path / "many.zarr"))
 
     def test_a_damaged_file_costs_a_block_not_the_run(self, write):
         url = write(samples(1, "uint16"), tiled=True, blockxsize=16, blockysize=16, compress="deflate")
         data = Path(url).read_bytes()
         Path(url).write_bytes(data[:-1500] + b"\xff" * 1500)
-        source = GdalSource(SourceSpec(url, (1,), None))
+        source = GdalSource(GdalSpec(url, (1,), None))
         with pytest.raises(BlockError, match=r"cannot read .*a\.tif: "):
             source.read(WHOLE)
         source.close()
@@ -200,8 +200,8 @@ class TestThreads:
         url = write(values, tiled=True, blockxsize=16, blockysize=16, mask=holes(), compress="zstd")
         random = np.random.default_rng(5)
         windows = [Window(*(int(value) for value in random.integers((-9, -9, 1, 1), 40))) for _ in range(120)]
-        monkeypatch.setattr("pipeline.raster.source.is_local", lambda _: is_local)
-        source = GdalSource(SourceSpec(url, (1, 4, 2), None))
+        monkeypatch.setattr("pipeline.raster.gdal_source.is_local", lambda _: is_local)
+        source = GdalSource(GdalSpec(url, (1, 4, 2), None))
         serial = [source.read(window) for window in windows]
         with ThreadPoolExecutor(8) as pool:
             parallel = list(pool.map(source.read, windows))
@@ -228,9 +228,9 @@ REAL = [
 def test_real_rasters_equal_rasterio(shared_data, name):
     """Samples and GDAL's own masks, for windows at corners and in the middle, past the edges."""
     url = str(shared_data / name)
-    info = inspect_source(url)
+    info = inspect_raster(url)
     bands = tuple(band.number for band in info.bands if not band.is_alpha)
-    source = open_source(SourceSpec(url, bands, None))
+    source = GdalSpec(url, bands, None).open()
     height, width = info.grid.height, info.grid.width
     with rasterio.open(url) as dataset:
         for row, col in ((0, 0), (height // 2, width // 3), (height - 90, width - 110)):
@@ -249,7 +249,7 @@ def test_real_masks_are_really_there(shared_data):
     """So that the comparison above has something to find."""
     for name in ("cog_nodata.tif", "cog_rgb_mask.tif", "cog_rgba.tif"):
         url = str(shared_data / "io_fixtures" / "rio_tiler" / name)
-        info = inspect_source(url)
+        info = inspect_raster(url)
         bands = tuple(band.number for band in info.bands if not band.is_alpha)
         valid = read(url, info.grid.window, bands=bands).valid_HW
         assert 0.01 < valid.mean() < 0.999, name

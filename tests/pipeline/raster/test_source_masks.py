@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
-from pipeline.raster.source import inspect_source
+from pipeline.raster.gdal_source import inspect_raster
 from tests.pipeline.raster.rasters import HEIGHT, WIDTH, assert_holds, holes, read, samples, write_vrt
 
 NAN = float("nan")
@@ -134,7 +134,7 @@ class TestMasks:
         values[3] = np.where(holes(), np.iinfo(dtype).max, 0)
         values[3, 0, 0] = 1
         url = write(values, colorinterp=[*RGB, ColorInterp.alpha])
-        info = inspect_source(url)
+        info = inspect_raster(url)
         assert [band.is_alpha for band in info.bands] == [False, False, False, True]
         assert_holds(read(url, bands=(1, 2, 3)), values[:3], values[3] > 0)
         assert_holds(read(url, bands=(2,)), values[[1]], values[3] > 0)
