@@ -47,7 +47,7 @@ class FastDecoderHead(Head):
         self.low_conv.bias = conv.bias
         first, *others = head.decoder.children()
         self.rest = nn.Sequential(*list(first.children())[1:], *others)
-        self.logits = head.logits
+        self.logits, self.channels = head.logits, conv.out_channels
 
     def forward(self, features: Features) -> Tensor:
         """Gives logits_NKHW at stride 4."""
@@ -60,7 +60,7 @@ class FastDecoderHead(Head):
     def _convolve_upsampled(self, context: Tensor, low: Tensor) -> Tensor:
         batch, _, rows_in, columns_in = context.shape
         rows_out, columns_out = low.shape[-2], low.shape[-1]
-        channels = self.low_conv.out_channels
+        channels = self.channels
         taps = self.taps(context).permute(0, 2, 3, 1)
         taps = taps.reshape(batch, rows_in, columns_in, _KERNEL, _KERNEL, channels)
         # N, kernel row, row, kernel column × column, channel

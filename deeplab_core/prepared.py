@@ -42,6 +42,7 @@ class Preparation:
         folded: Batch norms that became part of a convolution.
         unfolded: Module paths of those that did not.
         fast_decoder: Whether the v3+ decoder runs without its upsampled input.
+        packed: Convolutions whose weights lie as the processor's library wants them.
         compiled: Whether the shapes asked for are compiled.
         reason: Why it is compiled or not.
     """
@@ -53,6 +54,7 @@ class Preparation:
     folded: int
     unfolded: tuple[str, ...]
     fast_decoder: bool
+    packed: int = 0
     compiled: bool = False
     reason: str = "not asked for"
 

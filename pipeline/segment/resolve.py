@@ -156,7 +156,8 @@ def choose(
         plan = plan_of(block_px)
         return Choices(device, workers.threads, precision, compiled, batch, block_px), plan, memory_of(plan)
 
-    decided = decide(_whether_to_compile(config, machine, workers, lattice, region, device, stored))
+    will_compile = _whether_to_compile(config, machine, workers, lattice, region, device, precision, stored)
+    decided = decide(will_compile)
     too_much = decided[2].total > workers.memory_bytes
     if too_much and decided[0].compile and config.inference.compile == "auto" and not stored:
         return decide(compiled=False)  # the compiler itself takes memory: slower beats refused
@@ -191,6 +192,7 @@ def _whether_to_compile(
     lattice: Lattice,
     region: Region,
     device: str,
+    precision: Precision,
     stored: Mapping[str, Any] | None,
 ) -> bool:
     wish = config.inference.compile
@@ -198,6 +200,8 @@ def _whether_to_compile(
         return wish == "on"
     if stored:
         return bool(stored["compile"])
+    if device == "cpu" and precision == "bf16":
+        return False  # packed convolutions are faster, and at once
     rows, cols = lattice.crops(region.box)
     per_worker = len(rows) * len(cols) / workers.count
     return machine.can_compile and per_worker >= COMPILE_CROPS_PER_WORKER[device]

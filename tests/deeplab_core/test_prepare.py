@@ -142,6 +142,7 @@ class TestPreparation:
             "folded": 29,
             "unfolded": (),
             "fast_decoder": True,
+            "packed": 31,  # the 29 folded ones, the taps and the logits
             "compiled": False,
             "reason": "not asked for",
         }

@@ -151,6 +151,8 @@ def side_with(crops):
         (GPU_BOX, "auto", 4, False),
         (GPU_BOX, "auto", GPU_BOX.gpus * LONG_ON_GPU, True),
         (replace(LAPTOP, can_compile=False), "auto", LONG, False),
+        (replace(LAPTOP, cpu_bf16=True), "auto", LONG, False),
+        (replace(LAPTOP, cpu_bf16=True), "on", LONG, True),
     ],
 )
 def test_compilation_is_chosen_where_it_pays(machine, wish, crops, expected):
