@@ -1,0 +1,1 @@
+"""The demo's landscape: invented, but credible, and its labels are exact."""
