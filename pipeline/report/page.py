@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.window import Window
+from pipeline.report.change_section import change_section
 from pipeline.report.chips import chips
 from pipeline.report.ground import Ground
 from pipeline.report.markup import Child, Markup, element, join
@@ -17,6 +18,8 @@ from pipeline.report.run_sections import faults_section, pace_section, plan_sect
 from pipeline.report.source_picture import NoPicture, picture_of_source
 from pipeline.report.subject import Subject
 from pipeline.report.wording import duration, moment, number, plural, with_unit
+from pipeline.report.zarr_picture import picture_of_zarr
+from pipeline.storage import normalise_url
 
 PAGE_KEY = "report.html"
 
@@ -27,6 +30,7 @@ SECTIONS = (
     ("pictures", "Mosaic"),
     ("confidence", "Confidence"),
     ("classes", "Classes"),
+    ("changes", "Changes"),
     ("pace", "Pace"),
     ("plan", "Plan"),
     ("faults", "Faults"),
@@ -78,6 +82,7 @@ def render(subject: Subject) -> str:
             pictures_section(subject),
             confidence_section(subject),
             classes_section(subject),
+            change_section(subject),
             pace_section(subject),
             plan_section(subject),
             faults_section(subject),
@@ -106,7 +111,13 @@ def _source_picture(run: StoredRun, mosaic: Mosaic, url: str) -> Picture | NoPic
     row, col = mosaic.layout.attributes["source_origin"]
     window = Window(row, col, mosaic.grid.height, mosaic.grid.width)
     read = run.plan["fingerprint_fields"]["source"]
-    return picture_of_source(url, window, bands=read["bands"], nodata=read["nodata"])
+    if "scenes" in read:
+        return NoPicture("the source is many scenes, laid on a grid while they were read")
+    if "t" in read:
+        return picture_of_zarr(normalise_url(url), window, read)
+    source = run.plan["source"]
+    level_shape = (source["height"], source["width"]) if "level" in read else None
+    return picture_of_source(url, window, bands=read["bands"], nodata=read["nodata"], level_shape=level_shape)
 
 
 def _status(subject: Subject) -> tuple[str, str]:
@@ -117,7 +128,11 @@ def _status(subject: Subject) -> tuple[str, str]:
 def _header(subject: Subject) -> Markup:
     label, meaning = _status(subject)
     status = subject.run.report["status"]
-    links = [element("li", element("a", text, href=f"#{anchor}")) for anchor, text in SECTIONS]
+    links = [
+        element("li", element("a", text, href=f"#{anchor}"))
+        for anchor, text in SECTIONS
+        if anchor != "changes" or "incremental" in subject.run.report
+    ]
     colors = [one.color for one in subject.classes]
     return element(
         "header",
@@ -144,7 +159,13 @@ def _header(subject: Subject) -> Markup:
 
 def _subtitle(subject: Subject) -> str:
     grid, crs = subject.mosaic.grid, subject.ground.crs
-    parts = [f"{grid.height:,} × {grid.width:,} px", crs.name if crs else "no coordinate system"]
+    place = crs.name if crs else "no coordinate system"
+    if subject.ground.slide_px_m is not None:
+        place = f"{subject.ground.slide_px_m[1] * 1e6:.4g} µm a pixel"
+    parts = [f"{grid.height:,} × {grid.width:,} px", place]
+    if subject.mosaic.layout.stack is not None:
+        num_t, num_z = subject.mosaic.layout.stack.shape
+        parts.insert(1, f"{num_t:,} t × {num_z:,} z")
     ends = [block.ended for block in subject.run.blocks if block.started]
     if ends:
         parts.append(moment(max(ends)))

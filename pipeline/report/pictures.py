@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic
+from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic, MosaicLayout
 
 CLASSES_PX = 1600
 """Longest side of the preview of classes: a palette of few colours is small as PNG."""
@@ -63,17 +63,28 @@ class Preview:
 
 def picture_of_classes(mosaic: Mosaic, *, has_overviews: bool) -> Picture:
     """The classes in their colours; transparent where nothing is known."""
-    layout = mosaic.layout
     preview = read_preview(mosaic, "classes", CLASSES_PX, has_overviews=has_overviews)
-    palette_RGBA = np.zeros((layout.class_nodata + 1, 4), np.uint8)
-    for index, color in enumerate(layout.class_colors):
-        palette_RGBA[index] = (*bytes.fromhex(safe_color(color)[1:]), 255)
-    return _picture(preview, palette_RGBA)
+    return _picture(preview, class_palette(mosaic.layout))
 
 
 def picture_of_confidence(mosaic: Mosaic, *, has_overviews: bool) -> Picture:
     """Confidence on a ramp from dark to light; transparent where nothing is known."""
     preview = read_preview(mosaic, "confidence", SHADES_PX, has_overviews=has_overviews)
+    known = preview.values_HW[preview.values_HW != CONFIDENCE_NODATA]
+    mean = float(known.mean()) / CONFIDENCE_STEPS if known.size else None
+    return _picture(preview, confidence_palette(), mean=mean)
+
+
+def class_palette(layout: MosaicLayout) -> NDArray[np.uint8]:
+    """Red, green, blue and alpha of every value of ``classes``; nodata is transparent."""
+    palette_RGBA = np.zeros((layout.class_nodata + 1, 4), np.uint8)
+    for index, color in enumerate(layout.class_colors):
+        palette_RGBA[index] = (*bytes.fromhex(safe_color(color)[1:]), 255)
+    return palette_RGBA
+
+
+def confidence_palette() -> NDArray[np.uint8]:
+    """Red, green, blue and alpha of every value of ``confidence``; nodata is transparent."""
     anchors = np.array([list(bytes.fromhex(color[1:])) for color in CONFIDENCE_RAMP], np.float64)
     places = np.linspace(0, 1, len(anchors))
     shades = np.linspace(0, 1, CONFIDENCE_STEPS + 1)
@@ -81,13 +92,11 @@ def picture_of_confidence(mosaic: Mosaic, *, has_overviews: bool) -> Picture:
     palette_RGBA[:-1, 3] = 255
     for channel in range(3):
         palette_RGBA[:-1, channel] = np.rint(np.interp(shades, places, anchors[:, channel]))
-    known = preview.values_HW[preview.values_HW != CONFIDENCE_NODATA]
-    mean = float(known.mean()) / CONFIDENCE_STEPS if known.size else None
-    return _picture(preview, palette_RGBA, mean=mean)
+    return palette_RGBA
 
 
 def read_preview(mosaic: Mosaic, name: str, limit_px: int, *, has_overviews: bool) -> Preview:
-    """An array made so small that its longer side fits.
+    """An array made so small that its longer side fits; of a stack, the plane in the middle.
 
     Args:
         mosaic: The mosaic.
@@ -97,10 +106,10 @@ def read_preview(mosaic: Mosaic, name: str, limit_px: int, *, has_overviews: boo
     """
     height, width = mosaic.grid.window.shape
     if max(height, width) <= limit_px:
-        return Preview(np.asarray(mosaic.array(name)[:]), 1, is_sampled=False)
+        return Preview(mosaic.plane(name, **mosaic.middle), 1, is_sampled=False)
     fitting = [factor for factor in mosaic.overview_factors() if max(height, width) <= limit_px * factor]
     if has_overviews and fitting:
-        values_HW = np.asarray(mosaic.array(f"overviews/{fitting[0]}/{name}")[:])
+        values_HW = mosaic.plane(f"overviews/{fitting[0]}/{name}", **mosaic.middle)
         return Preview(values_HW, fitting[0], is_sampled=False)
     step = sampling_step(height, width, limit_px)
     return Preview(_every(mosaic, name, step), step, is_sampled=True)
@@ -122,14 +131,14 @@ def sampling_step(height: int, width: int, limit_px: int) -> int:
 
 def _every(mosaic: Mosaic, name: str, step: int) -> NDArray[Any]:
     """Every ``step``-th pixel; one row of chunks is held at a time."""
-    array = mosaic.array(name)
     height, width = mosaic.grid.window.shape
     first_row, first_col = min(step // 2, height - 1), min(step // 2, width - 1)
     rows = np.arange(first_row, height, step)
     strips = []
     for _, own in _groups(rows // CHUNK_PX):
         chosen = rows[own]
-        strips.append(np.asarray(array[int(chosen[0]) : int(chosen[-1]) + 1 : step, first_col::step]))
+        part = slice(int(chosen[0]), int(chosen[-1]) + 1, step), slice(first_col, None, step)
+        strips.append(mosaic.plane(name, *part, **mosaic.middle))
     return np.concatenate(strips)
 
 

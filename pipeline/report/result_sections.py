@@ -26,7 +26,7 @@ def pictures_section(subject: Subject) -> Markup:
         f"{one.name} {percent(one.share)}" for one in subject.classes[:MOST_IN_LEGEND] if one.pixels
     )
     alt = f"Map of classes of {subject.name}: {listed or 'no pixel has a class yet'}"
-    mosaic = _figure(subject.classes_picture, "Classes", alt, _scale_bar(subject))
+    mosaic = _figure(subject.classes_picture, f"Classes{_of_plane(subject)}", alt, _scale_bar(subject))
     if isinstance(subject.source_picture, NoPicture):
         source = element(
             "figure",
@@ -67,7 +67,7 @@ def confidence_section(subject: Subject) -> Markup:
         class_="beside",
     )
     alt = f"Map of confidence of {subject.name}, lighter where the model is surer"
-    figure = _figure(picture, "Confidence", alt, None)
+    figure = _figure(picture, f"Confidence{_of_plane(subject)}", alt, None)
     return section("confidence", "Confidence", element("div", figure, words, class_="pair"))
 
 
@@ -116,14 +116,21 @@ def _legend(subject: Subject) -> Markup:
     ]
     if len(present) > MOST_IN_LEGEND:
         entries.append(element("li", f"and {plural(len(present) - MOST_IN_LEGEND, 'class', 'classes')} more"))
-    unknown = subject.mosaic.grid.window.num_pixels - subject.num_known_pixels
+    unknown = subject.mosaic.num_pixels - subject.num_known_pixels
     if unknown:
-        share = percent(unknown / subject.mosaic.grid.window.num_pixels)
+        share = percent(unknown / subject.mosaic.num_pixels)
         hatched = element("span", class_="swatch void", aria_hidden="true")
         entries.append(
             element("li", hatched, "no data", element("span", f"{share} of the mosaic", class_="muted"))
         )
     return element("ul", entries, class_="legend", aria_label="Legend")
+
+
+def _of_plane(subject: Subject) -> str:
+    """Which plane of a stack is shown."""
+    if subject.mosaic.layout.stack is None:
+        return ""
+    return f" of plane t {subject.mosaic.middle['t']}, z {subject.mosaic.middle['z']}"
 
 
 def _figure(picture: Picture, caption: str, alt: str, below: Child) -> Markup:

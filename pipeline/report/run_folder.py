@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StorageError
 from pipeline.storage import Folder, redact
 
-RECORD_NAME = re.compile(r"(r\d{5}c\d{5})\.json")
+RECORD_NAME = re.compile(r"((?:t\d{3,}z\d{3,})?r\d{5}c\d{5})\.json")
 """What a block's record is called; anything else in the folder is somebody else's."""
 
 READERS = 16
@@ -34,6 +34,7 @@ class FinishedBlock:
         pixels: Pixels that got a class.
         class_pixels: How many of each class.
         peak_rss_bytes: The most memory its worker had held by then.
+        is_copied: Whether it was taken over from an earlier mosaic; then nobody computed it here.
     """
 
     name: str
@@ -44,11 +45,12 @@ class FinishedBlock:
     pixels: int
     class_pixels: NDArray[np.int64]
     peak_rss_bytes: int
+    is_copied: bool = False
 
     @property
     def place(self) -> tuple[int, int]:
-        """Row and column in the grid of blocks."""
-        row, _, col = self.name.removeprefix("r").partition("c")
+        """Row and column in the grid of blocks, whatever the plane."""
+        row, _, col = self.name.rpartition("r")[2].partition("c")
         return int(row), int(col)
 
     @property
@@ -76,6 +78,11 @@ class StoredRun:
     blocks: Sequence[FinishedBlock]
     failed: Sequence[Mapping[str, Any]]
     has_overviews: bool
+
+    @property
+    def computed_blocks(self) -> list[FinishedBlock]:
+        """Finished blocks that were not copied from an earlier mosaic."""
+        return [block for block in self.blocks if not block.is_copied]
 
     @property
     def num_finished(self) -> int:
@@ -155,6 +162,7 @@ def _finished(name: str, record: Mapping[str, Any]) -> FinishedBlock:
         pixels=record.get("pixels", 0),
         class_pixels=np.asarray(record.get("class_pixels", []), np.int64),
         peak_rss_bytes=record.get("peak_rss_bytes", 0),
+        is_copied="copied_from" in record,
     )
 
 

@@ -23,17 +23,19 @@ MOST_LISTED = 100
 def pace_section(subject: Subject) -> Markup:
     """Throughput, and what every worker did when."""
     run = subject.run
-    totals = {stage: sum(block.stages[stage] for block in run.blocks) for stage in STAGES}
+    blocks = run.computed_blocks
+    totals = {stage: sum(block.stages[stage] for block in blocks) for stage in STAGES}
     whole = sum(totals.values()) or 1.0
-    crops = sum(block.crops for block in run.blocks)
+    crops = sum(block.crops for block in blocks)
     pairs: list[tuple[str, Child]] = [
         ("throughput of this run", with_unit(run.report["mpx_per_s"], "Mpx/s")),
         ("time of this run", duration(run.report["seconds"])),
-        ("workers", str(len({block.worker for block in run.blocks}))),
+        ("workers", str(len({block.worker for block in blocks}))),
         ("computing a crop", duration(totals["compute"] / crops) if crops else UNKNOWN),
     ]
-    if not run.blocks:
-        return section("pace", "Pace", facts(pairs, "facts row"), element("p", "No block is finished yet."))
+    if not blocks:
+        told = "Every block was copied." if run.blocks else "No block is finished yet."
+        return section("pace", "Pace", facts(pairs, "facts row"), element("p", told))
     rows = [
         (_key(stage), STAGE_MEANINGS[stage], duration(totals[stage]), percent(totals[stage] / whole))
         for stage in STAGES
@@ -41,7 +43,7 @@ def pace_section(subject: Subject) -> Markup:
     drawing = (
         "Every bar is a block; each worker has several under way, so that reading and writing hide "
         "behind computing."
-        if len(run.blocks) <= MOST_SINGLE_BLOCKS
+        if len(blocks) <= MOST_SINGLE_BLOCKS
         else "Heights show how many blocks of a worker were read, computed and written at once."
     )
     return section(
@@ -58,7 +60,7 @@ def pace_section(subject: Subject) -> Markup:
         ),
         element("h3", "Time line"),
         element("p", drawing, " Pauses between sittings of one run are cut out.", class_="note"),
-        timeline(run.blocks),
+        timeline(blocks),
     )
 
 

@@ -39,7 +39,12 @@ class NoPicture:
 
 
 def picture_of_source(
-    url: str, window: Window, *, bands: Sequence[int], nodata: float | None
+    url: str,
+    window: Window,
+    *,
+    bands: Sequence[int],
+    nodata: float | None,
+    level_shape: tuple[int, int] | None = None,
 ) -> Picture | NoPicture:
     """The source under a mosaic, stretched for the eye.
 
@@ -48,6 +53,7 @@ def picture_of_source(
         window: The mosaic's place in the source's pixels.
         bands: Numbers of the bands that the model saw.
         nodata: Value without data by the settings; None: as the file says.
+        level_shape: Size of the level of a pyramid that was read; the picture is made from the finest.
     """
     options = gdal_options(cache_bytes=CACHE_BYTES, num_threads=1) | IMPATIENT
     try:
@@ -56,10 +62,23 @@ def picture_of_source(
             rasterio.Env(session=DummySession(), **options),
             rasterio.open(gdal_path(normalise_url(url))) as data,
         ):
+            if level_shape is not None:
+                window = _at_finest(window, level_shape, data.shape)
             return _picture(data, window, bands=bands, nodata=nodata)
     except RasterioError as error:
         reason = str(error).splitlines()[0].replace(url, redact(url))
         return NoPicture(f"The source could not be read again for a picture: {reason}")
+
+
+def _at_finest(window: Window, shape: tuple[int, int], finest: tuple[int, int]) -> Window:
+    """A window of a level in the finest level's pixels."""
+    rows, cols = finest[0] / shape[0], finest[1] / shape[1]
+    return Window.from_bounds(
+        round(window.row * rows),
+        round(window.col * cols),
+        round(window.row_stop * rows),
+        round(window.col_stop * cols),
+    )
 
 
 def _picture(
@@ -86,7 +105,7 @@ def _picture(
     has_data = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
     if nodata is not None:
         has_data &= values.data != nodata
-    pixels_CHW = _stretched(values.data.astype(np.float32), has_data, alike=values.dtype == np.uint8)
+    pixels_CHW = stretched(values.data.astype(np.float32), has_data, alike=values.dtype == np.uint8)
     return Picture(data_uri(encode_png(pixels_CHW)), shape[1], shape[0], step)
 
 
@@ -108,7 +127,7 @@ def color_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
     return list(bands[:3]) if len(bands) >= 3 else list(bands[:1])
 
 
-def _stretched(
+def stretched(
     values_CHW: NDArray[np.float32], has_data_CHW: NDArray[np.bool_], *, alike: bool
 ) -> NDArray[np.uint8]:
     """Shades of 8 bits with an alpha channel.

@@ -1,0 +1,1 @@
+"""A local map of a mosaic: served from its overviews to this machine's browser alone."""

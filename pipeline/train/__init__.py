@@ -1,0 +1,1 @@
+"""Labelled tiles, training, evaluation, retraining."""

@@ -1,0 +1,44 @@
+"""Small tile sets on disk, and real ones where this checkout has them beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real rasters; tests that need it skip loudly where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real rasters are looked for in {SHARED_DATA}, which does not exist")
+    return SHARED_DATA
+
+
+def write_raster(path, values_CHW, **profile):
+    """Writes samples; the ending of the name says as what."""
+    values_CHW = np.atleast_3d(values_CHW) if values_CHW.ndim == 3 else values_CHW[None]
+    count, height, width = values_CHW.shape
+    driver = {".tif": "GTiff", ".png": "PNG", ".jpg": "JPEG"}[path.suffix]
+    descriptions = profile.pop("descriptions", ())
+    tags = profile.pop("tags", {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"count": count, "height": height, "width": width, "dtype": values_CHW.dtype.name}
+    with rasterio.open(path, "w", driver=driver, **(shape | profile)) as dataset:
+        dataset.write(values_CHW)
+        for number, text in enumerate(descriptions, 1):
+            dataset.set_band_description(number, text)
+        dataset.update_tags(**tags)
+    return path
+
+
+def write_pair(root, name, *, seed, shape=(37, 53), classes=3, bands=3, image=None, labels=None, **profile):
+    """An image and labels with values from 0 to below ``classes``."""
+    random = np.random.default_rng(seed)
+    image_CHW = random.integers(1, 255, (bands, *shape), np.uint8) if image is None else image
+    labels_HW = random.integers(0, classes, shape, np.uint8) if labels is None else labels
+    write_raster(root / "images" / f"{name}.tif", image_CHW, **profile)
+    write_raster(root / "labels" / f"{name}.png", labels_HW)
+    return image_CHW, labels_HW
