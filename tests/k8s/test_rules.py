@@ -3,6 +3,7 @@
 import re
 from datetime import date
 
+import pytest
 import yaml
 
 from pipeline.kubernetes.nightly import NightlyConfig
@@ -24,6 +25,8 @@ NAME_LIMITS = {"RayCluster": 53, "RayJob": 47, "RayCronJob": 36, "CronJob": 52}
 
 OVERLAYS = [name for name in KUSTOMIZATIONS if name.startswith("overlays/")]
 ONE_SHOT = [name for name in KUSTOMIZATIONS if name.startswith("jobs/")]
+SERIES = {"nightly": 24 * 3600, "retrain": 7 * 24 * 3600}
+"""What comes again by itself, and after how many seconds."""
 
 
 def ray_version() -> str:
@@ -33,10 +36,9 @@ def ray_version() -> str:
 
 def test_there_is_something_to_check() -> None:
     assert {"overlays/cpu-small", "overlays/gpu-spot", "overlays/kueue"} <= set(OVERLAYS)
-    assert len(ONE_SHOT) >= 3
-    assert (
-        len(list(ray_places())) == 2 * 2 + 1 + 3
-    )  # standing and nightly in two overlays, nightly in the third
+    assert {name.split("/")[1] for name in ONE_SHOT} == {"segment-region", "train", "retrain", "evaluate"}
+    # Standing clusters in two overlays, the two series in all three, four jobs of each overlay.
+    assert len(list(ray_places())) == 2 + 2 * 3 + 4 * 3
     assert len(list(containers())) > 20
 
 
@@ -49,9 +51,10 @@ def test_names_are_short_enough() -> None:
 
 
 def test_dated_names_are_short_enough_for_years_and_many_tries_a_day() -> None:
-    series = nightly_settings("overlays/gpu-spot").series
-    taken = {f"{series}-20991231"} | {f"{series}-20991231-{attempt}" for attempt in range(2, 100)}
-    assert dated_name(series, date(2099, 12, 31), taken) == f"{series}-20991231-100"
+    for name in SERIES:
+        series = series_settings("overlays/gpu-spot", name).series
+        taken = {f"{series}-20991231"} | {f"{series}-20991231-{attempt}" for attempt in range(2, 100)}
+        assert dated_name(series, date(2099, 12, 31), taken) == f"{series}-20991231-100"
 
 
 def test_ray_is_the_same_everywhere() -> None:
@@ -189,38 +192,44 @@ def test_spot_comes_before_on_demand() -> None:
     assert all(group["minReplicas"] == 0 for group in groups.values()), "a night without work costs no GPU"
 
 
-def test_the_nightly_template_never_fires_by_itself() -> None:
+@pytest.mark.parametrize("series", SERIES)
+def test_a_template_never_fires_by_itself(series: str) -> None:
     for overlay in OVERLAYS:
-        assert one(overlay, "RayCronJob", "terrazzo-nightly-template")["spec"]["suspend"] is True
+        assert one(overlay, "RayCronJob", f"terrazzo-{series}-template")["spec"]["suspend"] is True
 
 
-def test_the_cronjob_keeps_its_promises() -> None:
+@pytest.mark.parametrize(("series", "period_s"), SERIES.items())
+def test_a_cronjob_keeps_its_promises(series: str, period_s: int) -> None:
     for overlay in OVERLAYS:
-        cronjob = one(overlay, "CronJob", "terrazzo-nightly")["spec"]
-        settings = nightly_settings(overlay)
+        cronjob = one(overlay, "CronJob", f"terrazzo-{series}")["spec"]
+        settings = series_settings(overlay, series)
         rayjob = one(overlay, "RayCronJob", settings.template)["spec"]["jobTemplate"]
         assert cronjob["concurrencyPolicy"] == "Forbid"
         assert cronjob["timeZone"] == settings.time_zone
         job = cronjob["jobTemplate"]["spec"]
         attempts_s = (rayjob["backoffLimit"] + 1) * rayjob["activeDeadlineSeconds"]
-        assert attempts_s < settings.deadline_s < job["activeDeadlineSeconds"] < 24 * 3600
+        assert attempts_s < settings.deadline_s < job["activeDeadlineSeconds"] < period_s
+        [container] = job["template"]["spec"]["containers"]
+        assert f"--config=/etc/terrazzo/nightly/{series}.yaml" in container["command"]
         assert job["template"]["spec"]["restartPolicy"] == "Never", "a podFailurePolicy needs it"
 
 
-def nightly_settings(overlay: str) -> NightlyConfig:
+def series_settings(overlay: str, series: str) -> NightlyConfig:
     [document] = [
         d
         for d in render(overlay)
         if d["kind"] == "ConfigMap" and d["metadata"]["name"].startswith("terrazzo-nightly-")
     ]
-    return NightlyConfig.model_validate(yaml.safe_load(document["data"]["nightly.yaml"]))
+    return NightlyConfig.model_validate(yaml.safe_load(document["data"][f"{series}.yaml"]))
 
 
 def test_what_waits_in_a_queue_is_created_suspended() -> None:
     queues = {d["metadata"]["name"] for d in render("overlays/kueue") if d["kind"] == "LocalQueue"}
-    template = one("overlays/kueue", "RayCronJob", "terrazzo-nightly-template")
-    rayjob = one("jobs/segment-region/kueue", "RayJob", "terrazzo-segment-region")
-    for document, job in ((template, template["spec"]["jobTemplate"]), (rayjob, rayjob["spec"])):
+    documents = [one("overlays/kueue", "RayCronJob", f"terrazzo-{series}-template") for series in SERIES]
+    names = [name.split("/")[1] for name in ONE_SHOT if name.endswith("/kueue")]
+    documents += [one(f"jobs/{name}/kueue", "RayJob", f"terrazzo-{name}") for name in names]
+    for document in documents:
+        job = document["spec"].get("jobTemplate", document["spec"])
         assert document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] in queues
         assert job["suspend"] is True
         assert "managedBy" not in job, "only MultiKueue sets it"

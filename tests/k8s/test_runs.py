@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from pipeline.config import RunConfig
+from pipeline.train.config import TrainConfig
+from pipeline.train.retrain_config import RetrainConfig
 from tests.k8s.rendered import KUSTOMIZATIONS, ROOT, Document, render
 
 APPLICATION = PurePosixPath("/opt/terrazzo")
@@ -79,14 +81,24 @@ def on_this_machine(where: str, arguments: list[str], files: dict[str, str], fol
     return words
 
 
-@pytest.mark.parametrize("kustomization", KUSTOMIZATIONS)
+def settings_of(command: list[str], files: dict[str, str]) -> Any:
+    return yaml.safe_load(files[command[command.index("--config") + 1]])
+
+
+def having(script: str) -> list[str]:
+    """Kustomizations with a command of this script, by what lies in their folders."""
+    by_hand = {"segment_region.py": ("segment-region",), "train.py": ("train", "retrain")}[script]
+    return [k for k in KUSTOMIZATIONS if k.startswith("overlays/") or k.split("/")[1] in by_hand]
+
+
+@pytest.mark.parametrize("kustomization", having("segment_region.py"))
 def test_a_worker_fits_into_its_pod(kustomization: str) -> None:
     """Actors that ask for more than any node has would wait for ever."""
+    groups = worker_groups(kustomization)
     for where, command, files in commands(kustomization):
         if "segment_region.py" not in command[1]:
             continue
-        config = RunConfig.model_validate(yaml.safe_load(files[command[command.index("--config") + 1]]))
-        groups = worker_groups(kustomization)
+        config = RunConfig.model_validate(settings_of(command, files))
         compute = config.compute
         for group in groups:
             limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -98,11 +110,39 @@ def test_a_worker_fits_into_its_pod(kustomization: str) -> None:
         assert compute.workers == max(group["maxReplicas"] for group in groups), where
 
 
+@pytest.mark.parametrize("kustomization", having("train.py"))
+def test_a_training_worker_fits_into_its_pod(kustomization: str) -> None:
+    groups = worker_groups(kustomization)
+    for where, command, files in commands(kustomization):
+        if "train.py" not in command[1]:
+            continue
+        settings = settings_of(command, files)
+        kind = RetrainConfig if "retrain.py" in command[1] else TrainConfig
+        config = kind.model_validate(settings)
+        workers = config.train.workers
+        assert (workers if isinstance(workers, int) else workers[1]) == max(g["maxReplicas"] for g in groups)
+        assert config.compute.executor == "ray", where
+        for group in groups:
+            limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            assert config.compute.gpus_per_worker == int(limits.get("nvidia.com/gpu", 0)), where
+            assert config.compute.threads_per_worker != "auto"
+            assert config.compute.threads_per_worker <= int(limits["cpu"]), where
+
+
+@pytest.mark.parametrize("overlay", ["cpu-small", "gpu-spot", "kueue"])
+def test_retraining_by_hand_is_the_weekly_one(overlay: str) -> None:
+    """The same challenger, whoever asks for it."""
+    by_hand = (ROOT / f"k8s/jobs/retrain/{overlay}/retrain.yaml").read_text()
+    weekly = (ROOT / f"k8s/overlays/{overlay}/runs/retrain.yaml").read_text()
+    assert yaml.safe_load(by_hand) == yaml.safe_load(weekly)
+
+
 def worker_groups(kustomization: str) -> list[Document]:
-    [spec] = [
-        document["spec"].get("jobTemplate", document["spec"])
+    """The workers of a kustomization's jobs, which are all alike."""
+    first, *others = [
+        document["spec"].get("jobTemplate", document["spec"])["rayClusterSpec"]["workerGroupSpecs"]
         for document in render(kustomization)
         if document["kind"] in ("RayCronJob", "RayJob")
     ]
-    groups: list[Document] = spec["rayClusterSpec"]["workerGroupSpecs"]
-    return groups
+    assert all(groups == first for groups in others)
+    return list(first)
