@@ -1,13 +1,18 @@
+# make demo: everything once, on a landscape made for it; again, it goes on where it stood, and
+# make demo DEMO_FLAGS=--again starts over.
 # make test: the quick suite, under 15 minutes on 2 cores.  make test-all: slow, S3 and chaos tests too.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test test-all lint clean
+.PHONY: demo test test-all lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+demo: .venv/installed
+	$(BIN)/python jobs/demo.py $(DEMO_FLAGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow and not s3 and not chaos"

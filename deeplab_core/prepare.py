@@ -148,10 +148,11 @@ def _choose_precision(choice: PrecisionChoice, device: torch.device) -> Precisio
         raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {choice!r}")
     if choice != "auto":
         return choice
-    return "bf16" if _computes_in_bf16(device) else "fp32"
+    return "bf16" if computes_in_bf16(device) else "fp32"
 
 
-def _computes_in_bf16(device: torch.device) -> bool:
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device has arithmetic in bf16, rather than imitating it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed
 
 from jobs.command_line import EXIT_HELP, run_job
+from pipeline.latest import resolve_latest
 from pipeline.segment.audit import audit_stored
 
 
@@ -23,7 +24,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--mosaic", required=True, metavar="URL", help="the mosaic; its .run folder lies beside it"
+        "--mosaic",
+        required=True,
+        metavar="URL",
+        help="the mosaic, .run folder beside it, or a latest.json",
     )
     parser.add_argument("--json", action="store_true", help="the last line of stdout is the result, as JSON")
     return parser.parse_args(arguments)
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def job() -> dict[str, Any]:
-        found = audit_stored(options.mosaic)
+        found = audit_stored(resolve_latest(options.mosaic))
         for fault in found.lines():
             sys.stderr.write(f"{fault}\n")
         if not options.json:

@@ -33,13 +33,20 @@ EXIT_HELP = """exit codes:
   3 interrupted: start again to go on    70 a fault of ours: the traceback is stored beside the output"""
 
 
-def make_parser(description: str, settings: type[BaseModel]) -> argparse.ArgumentParser:
+class JobParser(argparse.ArgumentParser):
+    """A command line together with the settings it fills."""
+
+    settings: type[BaseModel] | None = None
+
+
+def make_parser(description: str, settings: type[BaseModel]) -> JobParser:
     """A parser with the flags that every job has, and a help text that lists every setting."""
-    parser = argparse.ArgumentParser(
+    parser = JobParser(
         description=description,
         epilog=f"{describe_settings(settings)}\n\n{EXIT_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.settings = settings
     parser.add_argument("--config", metavar="FILE-OR-URL", help="settings as YAML or JSON")
     parser.add_argument(
         "--set",

@@ -56,6 +56,8 @@ def load(options: argparse.Namespace) -> RunConfig:
 
 def one_config_each(config: RunConfig) -> list[RunConfig]:
     """The same run for every source, each with an output of its own."""
+    if not config.source.urls:
+        raise SettingsError("--each needs source.urls: scenes of an index or of STAC make one mosaic")
     if "{stem}" not in config.output.url:
         raise SettingsError(f"with --each, --output must hold {{stem}}, got {config.output.url}")
     stems = [PurePosixPath(url).stem for url in config.source.urls]
@@ -67,6 +69,9 @@ def one_config_each(config: RunConfig) -> list[RunConfig]:
             update={
                 "source": config.source.model_copy(update={"urls": (url,)}),
                 "output": config.output.model_copy(update={"url": config.output.url.replace("{stem}", stem)}),
+                "incremental": config.incremental.model_copy(
+                    update={"previous": (config.incremental.previous or "").replace("{stem}", stem) or None}
+                ),
             }
         )
         for url, stem in zip(config.source.urls, stems, strict=True)
@@ -106,9 +111,19 @@ def _segment_and_tell(config: RunConfig, options: argparse.Namespace) -> dict[st
         sys.stdout.write(
             f"{report['status']}: {blocks['done']} blocks done, {blocks['empty']} empty, "
             f"{blocks['skipped']} finished earlier, {blocks['failed']} failed, of {blocks['total']}; "
-            f"{report['mpx_per_s']:.2f} Mpx/s; {report['output']}\n"
+            f"{report['mpx_per_s']:.2f} Mpx/s; {report['output']}{_of_the_night(report.get('incremental'))}\n"
         )
     return report
+
+
+def _of_the_night(told: dict[str, Any] | None) -> str:
+    """Of a nightly run, what readers have now."""
+    if told is None:
+        return ""
+    if told["unchanged"]:
+        return "; nothing changed"
+    published = "published" if told.get("published") else "not published by this run"
+    return f"; {told['copied']} blocks copied, {published}"
 
 
 def _together(reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,8 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.plane_config import PlaneChoice
 from pipeline.segment.lattice import LATTICE_MULTIPLE_PX, BlendWindow
 from pipeline.settings import Settings
+from pipeline.source_config import (
+    GridSettings,
+    QualityMaskSettings,
+    Resampling,
+    StacSettings,
+)
 
 Auto = Literal["auto"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -18,7 +25,19 @@ BLOCK_MULTIPLE_PX = 1024
 class SourceSettings(Settings):
     """What is read."""
 
-    urls: Annotated[tuple[str, ...], Field(description="rasters to read: paths or URLs", min_length=1)]
+    urls: Annotated[
+        tuple[str, ...],
+        Field(description="rasters to read: paths, URLs or patterns with *; with band_files, their folders"),
+    ] = ()
+    index: Annotated[
+        str | None,
+        Field(description="or a list of scenes: CSV, GeoJSON, GeoParquet or GeoPackage with a url column"),
+    ] = None
+    stac: StacSettings = StacSettings()
+    band_files: Annotated[
+        dict[str, str] | None,
+        Field(description="one file a band: each band's name and its file's pattern below a scene's folder"),
+    ] = None
     bands: Annotated[
         tuple[int | str, ...] | None,
         Field(description="bands in the model's order, by number from 1 or by name; null: as the model asks"),
@@ -27,7 +46,11 @@ class SourceSettings(Settings):
         float | None, Field(description="value without data, where the raster declares none or a wrong one")
     ] = None
     scale: Annotated[
-        Numbers | None, Field(description="factor on raw values before normalising, one or one a band")
+        Literal["metadata"] | Numbers | None,
+        Field(
+            description="factor on raw values before normalising, one or one a band; metadata: scale and "
+            "offset as the files or their STAC items say; null: raw values, whatever they say"
+        ),
     ] = None
     offset: Annotated[Numbers | None, Field(description="added after scale, one or one a band")] = None
     order: Annotated[
@@ -35,17 +58,76 @@ class SourceSettings(Settings):
         Field(description="which of several overlapping scenes is on top"),
     ] = "given"
     composite: Annotated[
-        Literal["first", "median"], Field(description="how overlapping scenes become one")
+        Literal["first", "median"],
+        Field(description="how overlapping scenes become one: the first by order, or each band's median"),
     ] = "first"
     resampling: Annotated[
-        Literal["nearest", "bilinear", "cubic", "average"],
-        Field(description="how scenes off the target grid are warped"),
+        Resampling | dict[str, Resampling],
+        Field(description="how scenes off the target grid are warped: one word, or one for each band's name"),
     ] = "bilinear"
+    level: Annotated[
+        Auto | Annotated[int, Field(ge=0)],
+        Field(description="level of a pyramid, 0 the finest; auto: by resolution or um_per_px, else 0"),
+    ] = "auto"
+    resolution: Annotated[
+        Finite | None,
+        Field(description="side of a pixel in units of the source's coordinates that picks the level", gt=0),
+    ] = None
+    um_per_px: Annotated[
+        Finite | None, Field(description="side of a pixel in µm that picks the level: slides", gt=0)
+    ] = None
+    t: Annotated[
+        PlaneChoice | None,
+        Field(description="time points of a stack: a number, a list, or {start, stop, step}; null: all"),
+    ] = None
+    z: Annotated[
+        PlaneChoice | None,
+        Field(description="depths of a stack: a number, a list, or {start, stop, step}; null: all"),
+    ] = None
+    tissue: Annotated[
+        Literal["off", "auto"], Field(description="skip a slide's bare glass, found on an overview")
+    ] = "off"
+    tissue_margin_px: Annotated[
+        int, Field(description="computed around tissue, in px of the level read: half a crop", ge=0)
+    ] = 256
+    grid: GridSettings = GridSettings()
+    quality_mask: QualityMaskSettings = QualityMaskSettings()
 
     @field_validator("urls", mode="before")
     @classmethod
     def _one_url_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("tissue", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_a_boolean(cls, value: object) -> object:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _one_way_to_a_level(self) -> "SourceSettings":
+        wishes = {"level": self.level != "auto", "resolution": self.resolution, "um_per_px": self.um_per_px}
+        given = [name for name, wish in wishes.items() if wish]
+        if len(given) > 1:
+            raise ValueError(f"a level must be chosen in one way, got {' and '.join(given)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_list(self) -> "SourceSettings":
+        given = [name for name, is_given in self._kinds().items() if is_given]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(f"one of source.urls, source.index and source.stac must be given, got {got}")
+        if self.scale == "metadata" and self.offset is not None:
+            raise ValueError("scale: metadata sets the offset too; offset must not stand beside it")
+        return self
+
+    def _kinds(self) -> dict[str, bool]:
+        return {"urls": bool(self.urls), "index": self.index is not None, "stac": self.stac.is_given}
+
+    @property
+    def name(self) -> str:
+        """Where it comes from, in one word: its first URL, or where its scenes are listed."""
+        return self.urls[0] if self.urls else str(self.index or self.stac.url or self.stac.file)
 
 
 class RegionSettings(Settings):
@@ -76,7 +158,8 @@ class ModelSettings(Settings):
     """What computes."""
 
     url: Annotated[
-        str, Field(description="directory or prefix of a checkpoint (model.json, model.safetensors)")
+        str,
+        Field(description="checkpoint (a prefix with model.json), or a registry: its champion"),
     ]
 
 
@@ -213,6 +296,39 @@ class ComputeSettings(Settings):
         return _positive("workers and threads", value)
 
 
+class IncrementalSettings(Settings):
+    """Nights: each a new version below ``output.url``, of which only what changed is computed."""
+
+    previous: Annotated[
+        str | None,
+        Field(
+            description="mosaic that unchanged blocks are copied from, or a latest.json that names it; "
+            "output.url is then a product with latest.json and versions/. null: an ordinary run"
+        ),
+    ] = None
+    keep: Annotated[
+        int, Field(description="complete versions kept, the latest and the one before it among them", ge=2)
+    ] = 7
+    abandoned_after_h: Annotated[
+        float,
+        Field(
+            description="hours after which a version that was never finished, and is not written to, goes",
+            ge=0,
+            allow_inf_nan=False,
+        ),
+    ] = 48.0
+    change_layer: Annotated[
+        bool, Field(description="write the group changes: arrays from and to, classes where they changed")
+    ] = False
+
+    @field_validator("previous")
+    @classmethod
+    def _names_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("previous must be a mosaic's URL or a latest.json's; leave it out for neither")
+        return value
+
+
 class RunConfig(Settings):
     """One run of ``jobs/segment_region.py``."""
 
@@ -224,6 +340,7 @@ class RunConfig(Settings):
     inference: InferenceSettings = InferenceSettings()
     block: BlockSettings = BlockSettings()
     output: OutputSettings
+    incremental: IncrementalSettings = IncrementalSettings()
     compute: ComputeSettings = ComputeSettings()
 
 

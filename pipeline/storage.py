@@ -221,6 +221,10 @@ class Folder:
         """The folder as zarr sees it."""
         return ZarrObjectStore(self._store(create=not read_only), read_only=read_only)
 
+    def object_store(self) -> ObjectStore:
+        """The folder as obstore sees it; its directory is made where it is a local one."""
+        return self._store(create=True)
+
     def _store(self, *, create: bool = False) -> ObjectStore:
         if is_local(self.url):
             path = Path(self.url)
@@ -269,6 +273,8 @@ def gdal_options(*, cache_bytes: int, num_threads: int) -> dict[str, str | int]:
         "GDAL_HTTP_TIMEOUT": REQUEST_SECONDS,
         "CPL_VSIL_CURL_CHUNK_SIZE": 1 << 18,
         "CPL_VSIL_CURL_CACHE_SIZE": 32 << 20,
+        # Kept only while a file is open: one that is replaced later must not be read as it was before.
+        "CPL_VSIL_CURL_NON_CACHED": ":".join(f"/{path.split('/')[1]}/" for path in GDAL_PREFIXES.values()),
     }
     endpoint = _s3_endpoint()
     if endpoint:

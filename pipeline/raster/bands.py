@@ -42,22 +42,38 @@ def choose_bands(
 
 
 def _by_name(bands: Sequence[BandInfo], model_bands: Sequence[str], in_channels: int) -> tuple[int, ...]:
-    numbers = {_fold(band.name): band for band in bands if band.name}
-    absent = [name for name in model_bands if _fold(name) not in numbers]
+    found = {name: _named(bands, name) for name in model_bands}
+    absent = [name for name, band in found.items() if band is None]
     if absent:
         raise _misfit(bands, model_bands, in_channels, f"{', '.join(absent)} missing from the source")
-    chosen = [numbers[_fold(name)] for name in model_bands]
+    chosen = [band for name in model_bands if (band := found[name])]
     if any(band.is_alpha for band in chosen):
         logger.warning("a band flagged alpha is read as data: its name is one of the model's bands")
     return tuple(band.number for band in chosen)
 
 
 def _find(bands: Sequence[BandInfo], wanted: int | str) -> int:
-    for band in bands:
-        is_named = isinstance(wanted, str) and bool(band.name) and _fold(wanted) == _fold(band.name)
-        if wanted == band.number or is_named:
-            return band.number
-    raise SettingsError(f"source.bands: there is no band {wanted!r}; the source has {_listing(bands)}")
+    if isinstance(wanted, str):
+        band = _named(bands, wanted)
+    else:
+        band = next((band for band in bands if band.number == wanted), None)
+    if band is None:
+        raise SettingsError(f"source.bands: there is no band {wanted!r}; the source has {_listing(bands)}")
+    return band.number
+
+
+def _named(bands: Sequence[BandInfo], name: str) -> BandInfo | None:
+    """The band of that name, or the only one that answers to it; a band's own name goes first."""
+    own = [band for band in bands if band.name and _fold(band.name) == _fold(name)]
+    if own:
+        return own[0]
+    answering = [band for band in bands if _fold(name) in {_fold(alias) for alias in band.aliases}]
+    if len(answering) > 1:
+        raise SettingsError(
+            f"a band must be named so that one is meant, but {name!r} is the common name of several: "
+            f"{_listing(answering)}; name them in source.bands by their own names"
+        )
+    return answering[0] if answering else None
 
 
 def _fold(name: str | None) -> str:

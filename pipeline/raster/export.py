@@ -1,40 +1,49 @@
-"""A mosaic's array as a cloud-optimised GeoTIFF: colours, nodata, overviews, place.
+"""A mosaic's array as a cloud-optimised GeoTIFF: colours, names, nodata, overviews, place.
 
 Streamed twice, so that memory stays flat whatever the size: chunks go to a tiled GeoTIFF, of which GDAL makes
 the COG. Readers see the finished file or none.
 """
 
 import json
-import logging
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import rasterio
 import rasterio.shutil
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.session import DummySession
 from rasterio.windows import Window as RasterioWindow
 
-from pipeline.errors import StorageError
+from pipeline.errors import SettingsError
+from pipeline.raster.category_names import class_table, replace_sidecar
+from pipeline.raster.export_file import put_in_place, workplace, writing
+from pipeline.raster.export_region import RegionWish, check_plane, find_region, outside
+from pipeline.raster.grid import Grid
 from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic, MosaicLayout
+from pipeline.raster.plane import Plane
+from pipeline.raster.region import Region
+from pipeline.raster.stac_item import add_export
 from pipeline.raster.window import Window
-from pipeline.storage import Folder, is_local, normalise_url, redact, split_url
+from pipeline.storage import normalise_url, redact
 
-logger = logging.getLogger(__name__)
-
-ExportedArray = Literal["classes", "confidence"]
+ExportedArray = Literal["classes", "confidence", "logits"]
 
 READ_COLUMNS_PX = 16 * CHUNK_PX
 """Chunks read at once: enough to keep a bucket busy, 16 MiB."""
+
+LOGITS_AT_ONCE = 16 << 20
+"""Log-probabilities held at once, 64 MiB and several times that while they are interpolated."""
+
+LOGITS_TILE_PX = 256
+"""Tiles of the intermediate file, so small that GDAL's cache holds one of each class."""
 
 GDAL_CACHE_BYTES = 128 << 20
 
@@ -43,8 +52,11 @@ LARGEST_PALETTE = 255
 
 COG_OPTIONS = {"compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": 512, "sparse_ok": "TRUE"}
 
-OVERVIEW_RESAMPLING = {"classes": "MODE", "confidence": "AVERAGE"}
+OVERVIEW_RESAMPLING = {"classes": "MODE", "confidence": "AVERAGE", "logits": "AVERAGE"}
 """A mean of class indices would be a class that nobody saw."""
+
+EVERYWHERE = RegionWish()
+FIRST_PLANE = Plane(0, 0)
 
 
 @dataclass(frozen=True)
@@ -56,103 +68,163 @@ class Exported:
     seconds: float
 
 
-def export_cog(mosaic_url: str, array: ExportedArray, output_url: str) -> Exported:
+def export_cog(
+    mosaic_url: str,
+    array: ExportedArray,
+    output_url: str,
+    *,
+    region: RegionWish = EVERYWHERE,
+    plane: Plane = FIRST_PLANE,
+) -> Exported:
     """Write one array of a mosaic as a COG.
 
     Args:
         mosaic_url: The mosaic.
-        array: Which of its arrays.
+        array: Which of its arrays; of ``logits`` each class is a band.
         output_url: The file, local or in a bucket; one that is there is replaced at the end.
+        region: What part: a window of whole pixels; those outside its polygons have no data.
+        plane: Which plane of a stack.
     """
     began = time.monotonic()
     mosaic = Mosaic.open(mosaic_url)
+    picture = _picture(mosaic, array, find_region(mosaic.grid, region), check_plane(mosaic.layout, plane))
     output_url = normalise_url(output_url)
-    with _workplace(output_url) as folder:
+    with workplace(output_url) as folder:
         plain, cog = folder / "plain.tif", folder / "cog.tif"
         options = {"GDAL_CACHEMAX": GDAL_CACHE_BYTES, "GDAL_NUM_THREADS": "ALL_CPUS"}
-        with _explained(output_url), rasterio.Env(session=DummySession(), **options):
-            _write_plain(mosaic, array, plain)
-            resampling = OVERVIEW_RESAMPLING[array]
-            rasterio.shutil.copy(plain, cog, driver="COG", overview_resampling=resampling, **COG_OPTIONS)
+        with writing(output_url), rasterio.Env(session=DummySession(), **options):
+            _write_plain(picture, plain)
+            predictor = {"predictor": "YES"} if array == "logits" else {}
+            resampling = {"overview_resampling": OVERVIEW_RESAMPLING[array]}
+            rasterio.shutil.copy(plain, cog, driver="COG", **resampling, **predictor, **COG_OPTIONS)
             plain.unlink()
             size_bytes = cog.stat().st_size
-            _put_in_place(cog, output_url)
+            table = class_table(mosaic.layout) if array == "classes" else None
+            put_in_place(cog, output_url)
+            replace_sidecar(output_url, table)
+    add_export(mosaic_url, array, output_url)
     return Exported(redact(output_url), size_bytes, time.monotonic() - began)
 
 
-@contextmanager
-def _workplace(output_url: str) -> Iterator[Path]:
-    """A directory for half-made files: beside a local output, so that the finished one is renamed at once."""
-    beside = None
-    if is_local(output_url):
-        if Path(output_url).is_dir():
-            raise StorageError(f"--output must be a file, but {output_url} is a directory")
-        beside = Path(output_url).parent
-        with _explained(output_url):
-            beside.mkdir(parents=True, exist_ok=True)
-    else:
-        split_url(output_url)  # refuses a bucket alone before any work is done
-    with _explained(output_url):
-        work = tempfile.TemporaryDirectory(prefix=".export-", dir=beside)
-    with work as name:
-        yield Path(name)
+@dataclass(frozen=True)
+class _Picture:
+    """What is written.
+
+    Attributes:
+        array: Its name in the mosaic.
+        layout: The mosaic's.
+        region: The part that is wanted.
+        read: Values of a window, band first.
+        dtype: Their type in the file.
+        nodata: What stands where nothing is known.
+        bands: A name for each band.
+    """
+
+    array: ExportedArray
+    layout: MosaicLayout
+    region: Region
+    read: Callable[[Window], NDArray[Any]]
+    dtype: str
+    nodata: float
+    bands: tuple[str, ...]
+
+    @property
+    def grid(self) -> Grid:
+        """The file's pixels."""
+        return self.layout.grid.crop(self.region.box)
+
+    @property
+    def has_palette(self) -> bool:
+        """Whether the file shows classes in their colours."""
+        return self.array == "classes" and self.layout.num_classes <= LARGEST_PALETTE
 
 
-def _write_plain(mosaic: Mosaic, array: ExportedArray, path: Path) -> None:
-    """The array as a tiled GeoTIFF, window by window; what holds no data takes no space."""
+def _picture(mosaic: Mosaic, array: ExportedArray, region: Region, plane: Plane) -> _Picture:
     layout = mosaic.layout
-    nodata = layout.class_nodata if array == "classes" else CONFIDENCE_NODATA
-    read = mosaic.classes if array == "classes" else mosaic.confidence
-    with rasterio.open(path, "w", **_profile(layout, array, nodata)) as dataset:
-        _describe(dataset, layout, array)
-        for window in _windows(layout.grid.window):
-            values = read(window)
-            if np.any(values != nodata):
-                part = RasterioWindow(window.col, window.row, window.width, window.height)
-                dataset.write(values, 1, window=part)
+    if array == "logits":
+        if layout.logits == "none":
+            raise SettingsError(
+                "array: logits needs a mosaic that keeps them; this one was written with output.logits: none"
+            )
+        read = partial(mosaic.logits, t=plane.t, z=plane.z)
+        return _Picture(array, layout, region, read, "float32", float("nan"), layout.class_names)
+
+    def read_band(window: Window) -> NDArray[Any]:
+        return mosaic.plane(array, *window.slices, t=plane.t, z=plane.z)[None]
+
+    if array == "classes":
+        dtype, nodata = layout.class_dtype.name, layout.class_nodata
+        return _Picture(array, layout, region, read_band, dtype, nodata, ("class",))
+    name = "probability of the class"
+    return _Picture(array, layout, region, read_band, "uint8", CONFIDENCE_NODATA, (name,))
 
 
-def _windows(whole: Window) -> Iterator[Window]:
-    """Whole chunks, a row of them at a time."""
-    for row in range(0, whole.height, CHUNK_PX):
-        for col in range(0, whole.width, READ_COLUMNS_PX):
-            yield Window(row, col, CHUNK_PX, READ_COLUMNS_PX).intersect(whole)
+def _write_plain(picture: _Picture, path: Path) -> None:
+    """The array as a tiled GeoTIFF, window by window; what holds no data takes no space."""
+    box = picture.region.box
+    with rasterio.open(path, "w", **_profile(picture)) as dataset:
+        _describe(dataset, picture)
+        for window in _windows(box, len(picture.bands)):
+            values = picture.read(window)
+            beyond = outside(picture.region, window)
+            if beyond is not None:
+                values[:, beyond] = picture.nodata
+            has_data = ~np.isnan(values) if np.isnan(picture.nodata) else values != picture.nodata
+            if has_data.any():
+                here = window.relative_to(box)
+                dataset.write(values, window=RasterioWindow(here.col, here.row, here.width, here.height))
 
 
-def _profile(layout: MosaicLayout, array: ExportedArray, nodata: int) -> dict[str, Any]:
-    grid = layout.grid
+def _windows(box: Window, num_bands: int) -> Iterator[Window]:
+    """Whole chunks of the mosaic, a row of them at a time; of many bands, parts of a chunk."""
+    columns = READ_COLUMNS_PX if num_bands == 1 else CHUNK_PX
+    rows = CHUNK_PX
+    while rows > LOGITS_TILE_PX // 4 and num_bands > 1 and rows * columns * num_bands > LOGITS_AT_ONCE:
+        rows //= 2
+    around = box.snap_outward(CHUNK_PX)
+    for row in range(around.row, around.row_stop, rows):
+        for col in range(around.col, around.col_stop, columns):
+            window = Window(row, col, rows, columns).intersect(box)
+            if window.num_pixels:
+                yield window
+
+
+def _profile(picture: _Picture) -> dict[str, Any]:
+    grid = picture.grid
+    side = CHUNK_PX if len(picture.bands) == 1 else LOGITS_TILE_PX
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "height": grid.height,
         "width": grid.width,
-        "count": 1,
-        "dtype": layout.class_dtype.name if array == "classes" else "uint8",
-        "nodata": nodata,
+        "count": len(picture.bands),
+        "dtype": picture.dtype,
+        "nodata": picture.nodata,
         "tiled": True,
-        "blockxsize": CHUNK_PX,
-        "blockysize": CHUNK_PX,
+        "blockxsize": side,
+        "blockysize": side,
+        "interleave": "band",
         "compress": "ZSTD",
         "zstd_level": 1,
         "bigtiff": "IF_SAFER",
         "sparse_ok": "TRUE",
     }
-    if array == "classes" and layout.num_classes <= LARGEST_PALETTE:
+    if picture.has_palette:
         profile["photometric"] = "PALETTE"
-    if grid.is_georeferenced:
+    if picture.layout.grid.is_georeferenced:
         profile["transform"] = grid.transform
         profile["crs"] = CRS.from_wkt(grid.crs_wkt) if grid.crs_wkt else None
     return profile
 
 
-def _describe(dataset: DatasetWriter, layout: MosaicLayout, array: ExportedArray) -> None:
+def _describe(dataset: DatasetWriter, picture: _Picture) -> None:
     """Colours, names and scale, so that the file explains itself."""
+    layout = picture.layout
     dataset.update_tags(**_tags(layout))
-    if array == "confidence":
-        dataset.set_band_description(1, "probability of the class")
+    for band, name in enumerate(picture.bands, 1):
+        dataset.set_band_description(band, name)
+    if picture.array == "confidence":
         dataset.scales = (1 / CONFIDENCE_STEPS,)
-        return
-    dataset.set_band_description(1, "class")
-    if layout.num_classes <= LARGEST_PALETTE:
+    if picture.has_palette:
         palette = {index: _rgba(color) for index, color in enumerate(layout.class_colors)}
         dataset.write_colormap(1, palette | {layout.class_nodata: (0, 0, 0, 0)})
         dataset.colorinterp = [ColorInterp.palette]
@@ -171,21 +243,3 @@ def _rgba(color: str) -> tuple[int, int, int, int]:
     """``#rrggbb`` as GDAL's colour tables have it."""
     red, green, blue = bytes.fromhex(color.removeprefix("#"))
     return red, green, blue, 255
-
-
-def _put_in_place(cog: Path, output_url: str) -> None:
-    if is_local(output_url):
-        cog.replace(output_url)
-        return
-    parent, name = split_url(output_url)
-    logger.info("uploading %d bytes to %s", cog.stat().st_size, redact(output_url))
-    Folder(parent).upload(name, cog)
-
-
-@contextmanager
-def _explained(output_url: str) -> Iterator[None]:
-    """A full disk or a forbidden directory is told as such."""
-    try:
-        yield
-    except (RasterioError, OSError) as error:
-        raise StorageError(f"cannot write {redact(output_url)}: {error}") from error

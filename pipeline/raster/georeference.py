@@ -8,6 +8,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from pipeline.raster.grid import Grid
+from pipeline.raster.plane import StackAxis
 
 CONVENTIONS = [
     {
@@ -68,6 +69,8 @@ def coordinates(grid: Grid, *, step_px: int = 1) -> dict[str, NDArray[Any]]:
 
 def coordinate_attributes(grid: Grid) -> dict[str, dict[str, Any]]:
     """CF attributes of x and y."""
+    if grid.unit and not grid.crs_wkt:
+        return {axis: {"axis": axis.upper(), "units": grid.unit} for axis in ("x", "y")}
     crs = _parse(grid.crs_wkt) if grid.crs_wkt else None
     if crs and crs.is_geographic:
         return {
@@ -79,6 +82,12 @@ def coordinate_attributes(grid: Grid) -> dict[str, dict[str, Any]]:
         "x": {"axis": "X", "standard_name": "projection_x_coordinate", **units},
         "y": {"axis": "Y", "standard_name": "projection_y_coordinate", **units},
     }
+
+
+def plane_attributes(axis: str, planes: StackAxis) -> dict[str, Any]:
+    """CF attributes of t or z; ``source_indices`` tells which planes of the source they are."""
+    units = {"units": planes.unit} if planes.unit else {}
+    return {"axis": axis.upper(), "source_indices": list(planes.indices), **units}
 
 
 def _parse(wkt: str) -> CRS | None:

@@ -20,12 +20,14 @@ class Grid:
         width: Columns.
         transform: Pixel (column, row) to world (x, y); the identity where nothing is known.
         crs_wkt: The coordinate reference system as WKT, or None where there is none.
+        unit: What world coordinates without a CRS are counted in, for example ``micrometer``; None: unknown.
     """
 
     height: int
     width: int
     transform: Affine = IDENTITY
     crs_wkt: str | None = None
+    unit: str | None = None
 
     @property
     def window(self) -> Window:
@@ -77,9 +79,11 @@ class Grid:
             "width": self.width,
             "transform": list(self.transform)[:6],
             "crs_wkt": self.crs_wkt,
+            **({"unit": self.unit} if self.unit else {}),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Grid":
         """The grid that ``to_json`` described."""
-        return cls(value["height"], value["width"], Affine(*value["transform"]), value["crs_wkt"])
+        transform = Affine(*value["transform"])
+        return cls(value["height"], value["width"], transform, value["crs_wkt"], value.get("unit"))

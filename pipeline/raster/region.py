@@ -21,10 +21,12 @@ class Region:
     Attributes:
         box: Pixels outside are not wanted; lies within the source.
         polygons_wkb: Polygons in pixel coordinates (x right, y down) as WKB, or None: all of the box.
+        stack: How many t and z planes, of each of which this part is wanted; None: there is one plane.
     """
 
     box: Window
     polygons_wkb: bytes | None = None
+    stack: tuple[int, int] | None = None
 
     @cached_property
     def polygons(self) -> BaseGeometry | None:

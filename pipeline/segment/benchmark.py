@@ -126,7 +126,7 @@ def _end_to_end(worker: BlockWorker, planned: PlannedRun) -> dict[str, Any]:
         height, width = planned.layout.grid.window.shape
         for base in overviews.rounds(height, width):
             reduce = functools.partial(overviews.OverviewWorker, planned.output, planned.layout)
-            tasks = overviews.tasks(height, width, base)
+            tasks = overviews.tasks(height, width, base, planned.layout.stack_shape)
             LocalExecutor(planned.workers.threads).run(reduce, tasks, _ignore, stop)
     seconds = time.perf_counter() - began
     stages = {

@@ -1,5 +1,7 @@
 """What a run will take: multiply-adds, memory, bytes. Known before anything is read."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deeplab_core import ModelConfig, build_model
 from deeplab_core.scales import scaled_size_px
-from pipeline.raster.gdal_source import GDAL_CACHE_BYTES
 from pipeline.raster.mosaic import LogitsLayout
+from pipeline.raster.window import Window
 from pipeline.segment.executor import TASKS_IN_FLIGHT
 from pipeline.segment.lattice import Axis
 from pipeline.segment.overviews import factors
@@ -116,6 +118,7 @@ class Numbers:
         value_bytes: Size of a value in the network.
         num_classes: Classes told apart.
         logits: What is kept of the log-probabilities.
+        reading_bytes: What reading a window takes besides its pixels: the source knows.
     """
 
     num_bands: int
@@ -123,6 +126,7 @@ class Numbers:
     value_bytes: int
     num_classes: int
     logits: LogitsLayout
+    reading_bytes: Callable[[Window], int]
 
     @property
     def class_bytes(self) -> int:
@@ -139,7 +143,8 @@ def project_memory(
     plan: Plan, network: NetworkCost, numbers: Numbers, *, batch: int, compiled: bool, device: str
 ) -> Memory:
     """The most host memory a worker will take, computing the largest block with another under way."""
-    halo_px, block_px, nodes = _largest_block(plan)
+    halo, block_px, nodes = _largest_block(plan)
+    halo_px = halo.num_pixels
     bands, classes = numbers.num_bands, numbers.num_classes
     # Raw samples as GDAL returns and as we keep them, presence of each sample, validity, wantedness.
     pixels = halo_px * (bands * (2 * numbers.sample_bytes + 1) + 3)
@@ -150,20 +155,20 @@ def project_memory(
         process=PROCESS_BYTES[device] + (COMPILER_BYTES if compiled else 0),
         network=network.parameters * (4 + 2 * numbers.value_bytes),
         activations=0 if device == "cuda" else LIVE_ACTIVATIONS * batch * network.largest_activation * 4,
-        pixels=GDAL_CACHE_BYTES + TASKS_IN_FLIGHT * pixels + normalised,
+        pixels=numbers.reading_bytes(halo) + TASKS_IN_FLIGHT * pixels + normalised,
         blending=4 * nodes * classes * 4 + upsampled,
         outputs=TASKS_IN_FLIGHT * finished,
     )
 
 
-def _largest_block(plan: Plan) -> tuple[int, int, int]:
-    """Pixels of the largest halo, pixels of the largest block, nodes of the largest block."""
+def _largest_block(plan: Plan) -> tuple[Window, int, int]:
+    """A window as large as the largest halo, pixels of the largest block, nodes of the largest block."""
     rows, cols = _reaches(plan)
     lattice = plan.lattice
     side = [min(plan.block_px, size) for size in plan.mosaic_window.shape]
     nodes = [size // lattice.node_px + 2 for size in side]
-    halo_px = max(stop - start for start, stop in rows) * max(stop - start for start, stop in cols)
-    return halo_px, side[0] * side[1], nodes[0] * nodes[1]
+    height, width = (max(stop - start for start, stop in reaches) for reaches in (rows, cols))
+    return Window(0, 0, height, width), side[0] * side[1], nodes[0] * nodes[1]
 
 
 def _reaches(plan: Plan) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -191,17 +196,18 @@ def plan_bytes(plan: Plan, numbers: Numbers) -> dict[str, Any]:
     rows, cols = _reaches(plan)
     height, width = plan.lattice.rows.length_px, plan.lattice.cols.length_px
     read_px = _inside(rows, height) * _inside(cols, width)
-    # Polygons leave blocks out: those that stay take the mean of all.
+    # Polygons leave blocks out: those that stay, of all planes, take the mean of all.
     read_px = read_px * plan.counts.blocks // (len(rows) * len(cols))
     nodes = plan.lattice.node_window(mosaic).num_pixels
     coarser_px = sum(
         -(-mosaic.height // factor) * -(-mosaic.width // factor) for factor in factors(*mosaic.shape)
     )
+    planes = math.prod(plan.region.stack or ())
+    output = (mosaic.num_pixels + coarser_px) * (numbers.class_bytes + 1)
     return {
         "read_bytes": read_px * numbers.num_bands * numbers.sample_bytes,
-        "read_at_least_bytes": mosaic.num_pixels * numbers.num_bands * numbers.sample_bytes,
-        "output_at_most_bytes": (mosaic.num_pixels + coarser_px) * (numbers.class_bytes + 1)
-        + numbers.logits_bytes(mosaic.num_pixels, nodes),
+        "read_at_least_bytes": planes * mosaic.num_pixels * numbers.num_bands * numbers.sample_bytes,
+        "output_at_most_bytes": planes * (output + numbers.logits_bytes(mosaic.num_pixels, nodes)),
     }
 
 

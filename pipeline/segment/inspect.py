@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from deeplab_core.metadata import METADATA_NAME, CheckpointError, CheckpointMetadata
 from pipeline.config import RegionSettings, RunConfig, SourceSettings
 from pipeline.errors import ModelError, SettingsError
-from pipeline.raster import region as regions
 from pipeline.raster.bands import choose_bands
+from pipeline.raster.export_region import RegionWish, find_region
 from pipeline.raster.grid import Grid
-from pipeline.raster.polygons import from_geojson
 from pipeline.raster.region import Region
-from pipeline.raster.source import Pixels, SourceInfo, SourceSpec
+from pipeline.raster.source import FoundSource, Pixels, SourceInfo, SourceSpec
 from pipeline.raster.window import Window
+from pipeline.registry import find_model
 from pipeline.segment.find_source import find_source
 from pipeline.segment.lattice import LATTICE_MULTIPLE_PX
 from pipeline.storage import Folder, redact
@@ -40,20 +40,24 @@ class Inspection:
 
     Attributes:
         source: What the raster says of itself.
+        found: The source as it was found; it knows which files show where.
         spec: How it will be opened.
         dtype: Type of its samples as they will be kept.
         model_folder: Where the checkpoint lies.
         model: What the checkpoint says of itself.
+        model_version: Its name, where it is a registry's champion.
         region: What is wanted of the source.
         gain: Factor a band from raw values to the network's.
         bias: Added after the factor.
     """
 
     source: SourceInfo
+    found: FoundSource
     spec: SourceSpec
     dtype: np.dtype[np.generic]
     model_folder: Folder
     model: CheckpointMetadata
+    model_version: str | None
     region: Region
     gain: tuple[float, ...]
     bias: tuple[float, ...]
@@ -61,7 +65,8 @@ class Inspection:
 
 def inspect(config: RunConfig) -> Inspection:
     """Open source and model; refuse what does not fit, warn of what looks odd."""
-    model_folder = Folder.at(config.model.url)
+    model_url, version = find_model(config.model.url)
+    model_folder = Folder.at(model_url)
     model = read_model(model_folder)
     found = find_source(config.source)
     source = found.info
@@ -72,10 +77,13 @@ def inspect(config: RunConfig) -> Inspection:
         in_channels=model.config.in_channels,
     )
     spec = found.spec(bands)
-    gain, bias = _normalisation(model, config.source)
-    dtype = _warn_of_strange_statistics(spec, model, config.source)
+    scale, offset = _scale_and_offset(source, spec, config.source)
+    gain, bias = _normalisation(model, scale, offset)
+    dtype = _warn_of_strange_statistics(spec, model, scale, offset)
     region = choose_region(source.grid, config.region)
-    return Inspection(source, spec, dtype, model_folder, model, region, gain, bias)
+    if source.stack is not None:
+        region = replace(region, stack=source.stack.shape)
+    return Inspection(source, found, spec, dtype, model_folder, model, version, region, gain, bias)
 
 
 def read_model(folder: Folder) -> CheckpointMetadata:
@@ -93,16 +101,7 @@ def read_model(folder: Folder) -> CheckpointMetadata:
 
 def choose_region(grid: Grid, settings: RegionSettings) -> Region:
     """The region that the settings name, in the source's pixels."""
-    if settings.window is not None:
-        row, col, height, width = settings.window
-        if height < 1 or width < 1:
-            raise SettingsError(f"region.window must be at least 1 × 1 px, got {height} × {width}")
-        return regions.from_window(grid, Window(row, col, height, width))
-    if settings.bbox is not None:
-        return regions.from_bbox(grid, settings.bbox)
-    if settings.polygon is not None:
-        return from_geojson(grid, settings.polygon)
-    return regions.whole(grid)
+    return find_region(grid, RegionWish(settings.polygon, settings.bbox, settings.window))
 
 
 def check_crops(crop_px: int, stride_px: int, *, input_multiple_px: int, node_px: int) -> None:
@@ -118,15 +117,24 @@ def check_crops(crop_px: int, stride_px: int, *, input_multiple_px: int, node_px
 
 
 def _normalisation(
-    model: CheckpointMetadata, settings: SourceSettings
+    model: CheckpointMetadata, scale: Sequence[float], offset: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Scale, offset, mean and std as one factor and one summand a band."""
-    count = model.config.in_channels
-    scale = _per_band("source.scale", settings.scale, 1.0, count)
-    offset = _per_band("source.offset", settings.offset, 0.0, count)
     gain = tuple(s / std for s, std in zip(scale, model.std, strict=True))
     bias = tuple((o - mean) / std for o, mean, std in zip(offset, model.mean, model.std, strict=True))
     return gain, bias
+
+
+def _scale_and_offset(
+    source: SourceInfo, spec: SourceSpec, settings: SourceSettings
+) -> tuple[list[float], list[float]]:
+    """A factor and a summand for each band: the settings', the files' where they are asked for, else none."""
+    if settings.scale == "metadata":
+        declared = {band.number: (band.scale, band.offset) for band in source.bands}
+        return [declared[band][0] for band in spec.bands], [declared[band][1] for band in spec.bands]
+    count = len(spec.bands)
+    scale = _per_band("source.scale", settings.scale, 1.0, count)
+    return scale, _per_band("source.offset", settings.offset, 0.0, count)
 
 
 def _per_band(name: str, value: float | Sequence[float] | None, default: float, count: int) -> list[float]:
@@ -140,7 +148,7 @@ def _per_band(name: str, value: float | Sequence[float] | None, default: float, 
 
 
 def _warn_of_strange_statistics(
-    spec: SourceSpec, model: CheckpointMetadata, settings: SourceSettings
+    spec: SourceSpec, model: CheckpointMetadata, scale: Sequence[float], offset: Sequence[float]
 ) -> np.dtype[np.generic]:
     """Compare a few windows with the model's statistics; gives the samples' type."""
     source = spec.open()
@@ -154,8 +162,6 @@ def _warn_of_strange_statistics(
         read = [source.read(probe) for probe in probes]
     finally:
         source.close()
-    scale = _per_band("source.scale", settings.scale, 1.0, len(spec.bands))
-    offset = _per_band("source.offset", settings.offset, 0.0, len(spec.bands))
     for channel, band in enumerate(spec.bands):
         samples = np.concatenate([_samples(pixels, channel) for pixels in read])
         if samples.size:
@@ -183,5 +189,6 @@ def _compare(band: int, values: NDArray[np.float64], model: CheckpointMetadata, 
 
 
 def _probe(length: int, index: int) -> int:
-    """Start of one of the windows looked at, spread over an axis."""
-    return max(0, (length - PROBE_PX) * (2 * index + 1) // (2 * PROBES_PER_AXIS))
+    """Start of one of the windows looked at, spread over an axis; aligned as the cells of scenes are."""
+    spread = max(0, (length - PROBE_PX) * (2 * index + 1) // (2 * PROBES_PER_AXIS))
+    return spread // PROBE_PX * PROBE_PX

@@ -19,7 +19,7 @@ PLAN_KEY = "plan.json"
 DONE_PREFIX = "blocks/"
 FAILED_PREFIX = "failed/"
 READERS = 16
-RECORD_NAME = re.compile(r"(r\d{5}c\d{5})\.json")
+RECORD_NAME = re.compile(r"((?:t\d{3,}z\d{3,})?r\d{5}c\d{5})\.json")
 """What a block's object is called; anything else in the folders is somebody else's."""
 
 Record = dict[str, Any]

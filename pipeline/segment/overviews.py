@@ -5,7 +5,7 @@ coarsest of them, so that here too every object has one writer. Coarser levels f
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_NODATA, MosaicLayout, create_class_arrays
+from pipeline.raster.halve import majority
+from pipeline.raster.mosaic import (
+    CHUNK_PX,
+    CONFIDENCE_NODATA,
+    MosaicLayout,
+    create_class_arrays,
+    describe_levels,
+)
 from pipeline.raster.window import Window
 from pipeline.segment.executor import Record
 from pipeline.storage import Folder
@@ -39,19 +46,21 @@ def rounds(height: int, width: int) -> list[int]:
     return [1, *factors(height, width)][:-1:LEVELS_PER_ROUND]
 
 
-def tasks(height: int, width: int, base: int) -> list[str]:
-    """The squares of a level, as names."""
+def tasks(height: int, width: int, base: int, stack: tuple[int, ...] = ()) -> list[str]:
+    """The squares of a level, as names; of a stack, those of every plane."""
     rows, cols = (math.ceil(math.ceil(size / base) / SQUARE_PX) for size in (height, width))
-    return [f"{base}/{row}/{col}" for row in range(rows) for col in range(cols)]
+    return ["/".join(map(str, (base, *place))) for place in np.ndindex(*stack, rows, cols)]
 
 
 def create_overviews(folder: Folder, layout: MosaicLayout) -> None:
     """Write the overviews' metadata; harmless where they are there already."""
     # Not by what was gathered earlier: a run killed in between left metadata that it does not know.
     group = zarr.open_group(folder.zarr_store(), mode="r+", use_consolidated=False)
-    for factor in factors(*layout.grid.window.shape):
+    known = factors(*layout.grid.window.shape)
+    for factor in known:
         level = group.require_group(f"overviews/{factor}")
         create_class_arrays(level, layout, layout.grid.coarsen(factor))
+    describe_levels(group, layout, known)
 
 
 @dataclass
@@ -63,16 +72,17 @@ class OverviewWorker:
 
     def __call__(self, task: str) -> Record:
         """Compute the overviews of one square."""
-        base, row, col = (int(part) for part in task.split("/"))
+        base, *place = (int(part) for part in task.split("/"))
         group = zarr.open_group(self.folder.zarr_store(), mode="r+")
         nodata = self.layout.class_nodata
-        self._reduce(group, "classes", base, row, col, lambda values: majority(values, nodata))
-        self._reduce(group, "confidence", base, row, col, mean)
+        self._reduce(group, "classes", base, place, lambda values: majority(values, nodata))
+        self._reduce(group, "confidence", base, place, mean)
         return {"state": "done"}
 
-    def _reduce(self, group: zarr.Group, name: str, base: int, row: int, col: int, halve: Halve) -> None:
+    def _reduce(self, group: zarr.Group, name: str, base: int, place: Sequence[int], halve: Halve) -> None:
         source = _array(group, name if base == 1 else f"overviews/{base}/{name}")
-        height, width = source.shape
+        plane: Any = place[:-2]  # an index for zarr, whose types know no tuples of varying length
+        (row, col), (height, width) = place[-2:], source.shape[-2:]
         square = Window(row * SQUARE_PX, col * SQUARE_PX, SQUARE_PX, SQUARE_PX)
         square = square.intersect(Window(0, 0, height, width))
         known = factors(*self.layout.grid.window.shape)
@@ -80,7 +90,8 @@ class OverviewWorker:
         strips: dict[int, list[NDArray[Any]]] = {level: [] for level in levels}
         for top in range(square.row, square.row_stop, CHUNK_PX):
             # A strip is halved on its own: its height is a multiple of all factors, but for the last one.
-            values = np.asarray(source[top : min(top + CHUNK_PX, square.row_stop), square.slices[1]])
+            part: Any = (*plane, slice(top, min(top + CHUNK_PX, square.row_stop)), square.slices[1])
+            values = np.asarray(source[part])
             for level in levels:
                 values = halve(values)
                 strips[level].append(values)
@@ -88,21 +99,8 @@ class OverviewWorker:
             values = np.concatenate(strips[level])
             top, left = square.row >> level, square.col >> level
             target = _array(group, f"overviews/{base << level}/{name}")
-            target[top : top + values.shape[0], left : left + values.shape[1]] = values
-
-
-def majority(values: NDArray[Any], nodata: int) -> NDArray[Any]:
-    """The commonest of each 2 × 2 values, nodata aside; the first in reading order among equals."""
-    quarter = _quarters(values, nodata)
-    best, best_votes = quarter[0].copy(), np.zeros(quarter[0].shape, np.uint8)
-    for candidate in quarter:
-        votes = np.zeros(candidate.shape, np.uint8)
-        for other in quarter:
-            votes += candidate == other
-        votes[candidate == nodata] = 0
-        better = votes > best_votes
-        best[better], best_votes[better] = candidate[better], votes[better]
-    return best
+            part = (*plane, slice(top, top + values.shape[0]), slice(left, left + values.shape[1]))
+            target[part] = values
 
 
 def mean(values: NDArray[Any]) -> NDArray[Any]:

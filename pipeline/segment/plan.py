@@ -6,8 +6,9 @@ pixels and writes its objects once. Crops over a block's edge are computed by bo
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.raster.grid import Grid
+from pipeline.raster.plane import Plane, planes
 from pipeline.raster.region import Region
 from pipeline.raster.window import Window
 from pipeline.segment.lattice import Axis, Lattice
+
+BLOCK_NAME = re.compile(r"(?:t(?P<t>\d{3,})z(?P<z>\d{3,}))?r(?P<row>\d{5})c(?P<col>\d{5})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,16 +30,24 @@ class Block:
 
     row: int
     col: int
+    plane: Plane | None = None
+    """The plane of a stack; None where there is one."""
 
     @property
     def id(self) -> str:
         """A name that sorts."""
-        return f"r{self.row:05d}c{self.col:05d}"
+        return f"{self.plane.id if self.plane else ''}r{self.row:05d}c{self.col:05d}"
 
     @classmethod
     def from_id(cls, name: str) -> "Block":
         """The block of that name."""
-        return cls(int(name[1:6]), int(name[7:12]))
+        found = BLOCK_NAME.fullmatch(name)
+        if found is None:
+            raise ValueError(
+                f"a block's name must be like r00001c00002 or t003z012r00001c00002, got {name!r}"
+            )
+        plane = Plane(int(found["t"]), int(found["z"])) if found["t"] else None
+        return cls(int(found["row"]), int(found["col"]), plane)
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class Plan:
             "node_px": self.lattice.node_px,
             "region_window": [box.row, box.col, box.height, box.width],
             "region_polygons": None if polygons is None else polygons.hex(),
+            "stack": self.region.stack and list(self.region.stack),
             "block_px": self.block_px,
             "keeps_nodes": self.keeps_nodes,
         }
@@ -73,9 +86,11 @@ class Plan:
     def from_json(cls, value: Mapping[str, Any]) -> "Plan":
         """The plan that ``to_json`` described."""
         sizes = {name: value[name] for name in ("crop_px", "stride_px", "node_px")}
-        polygons = value["region_polygons"]
+        polygons, stack = value["region_polygons"], value.get("stack")
         region = Region(
-            Window(*value["region_window"]), None if polygons is None else bytes.fromhex(polygons)
+            Window(*value["region_window"]),
+            None if polygons is None else bytes.fromhex(polygons),
+            (stack[0], stack[1]) if stack else None,
         )
         lattice = Lattice.over(*value["source_px"], **sizes)
         return cls(lattice, region, value["block_px"], value["keeps_nodes"])
@@ -122,7 +137,7 @@ class Plan:
         return self.lattice.halo(self.served_window(block))
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks with something wanted, row by row."""
+        """The blocks with something wanted, plane by plane and row by row."""
         yield from self._touched_blocks(self.source_window)
 
     def tasks(self) -> Iterator[Block]:
@@ -130,6 +145,14 @@ class Plan:
         yield from self._touched_blocks(self._reached)
 
     def _touched_blocks(self, window_of: Callable[[Block], Window]) -> Iterator[Block]:
+        if self.region.stack is None:
+            yield from self._touched_in_plane(window_of)
+            return
+        touched = list(self._touched_in_plane(window_of))
+        for plane in planes(self.region.stack):
+            yield from (replace(block, plane=plane) for block in touched)
+
+    def _touched_in_plane(self, window_of: Callable[[Block], Window]) -> Iterator[Block]:
         for row in range(self.block_rows):
             line = [Block(row, col) for col in range(self.block_cols)]
             touched = self.region.touches([window_of(block) for block in line])
@@ -146,10 +169,9 @@ class Plan:
 
     @cached_property
     def counts(self) -> "Counts":
-        """Blocks and crops of the whole plan."""
-        if self.region.polygons_wkb is None:
-            return self._count_box()
-        return self._count_polygons()
+        """Blocks and crops of the whole plan: those of a plane, as often as there are planes."""
+        one = self._count_box() if self.region.polygons_wkb is None else self._count_polygons()
+        return one.times(math.prod(self.region.stack or ()))
 
     def _count_box(self) -> "Counts":
         """Rows and columns are independent of each other: sums over the axes multiply."""
@@ -183,14 +205,14 @@ class Plan:
         touched = np.array([self._touched(row, crop_cols) for row in crop_rows], np.bool_)
         totals = np.pad(touched.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
         per_block = []
-        for block in self.tasks():
+        for block in self._touched_in_plane(self._reached):
             rows, cols = self.lattice.crops(self.served_window(block))
             top, left = rows.start - crop_rows.start, cols.start - crop_cols.start
             bottom, right = top + len(rows), left + len(cols)
             per_block.append(
                 int(totals[bottom, right] - totals[top, right] - totals[bottom, left] + totals[top, left])
             )
-        blocks = sum(1 for _ in self.blocks())
+        blocks = sum(1 for _ in self._touched_in_plane(self.source_window))
         return Counts(blocks, int(touched.sum()), sum(per_block), max(per_block, default=0))
 
     def _touched(self, crop_row: int, crop_cols: range) -> NDArray[np.bool_]:
@@ -219,6 +241,15 @@ class Counts:
     def overlap_ratio(self) -> float:
         """Crops computed for each crop there is."""
         return self.crops_computed / max(1, self.crops_unique)
+
+    def times(self, planes: int) -> "Counts":
+        """The counts of so many planes, each like this one."""
+        return Counts(
+            self.blocks * planes,
+            self.crops_unique * planes,
+            self.crops_computed * planes,
+            self.crops_largest_block,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As ``plan.json`` and ``--plan --json`` have it."""

@@ -9,10 +9,12 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 def plan_table(document: Mapping[str, Any]) -> str:
     """The rows of ``--plan``."""
     crops, memory, choices = document["crops"], document["memory_per_worker"], document["choices"]
-    workers = document["workers"]
+    workers, planes = document["workers"], document.get("planes")
+    stack = [("planes", f"{planes['t']} t × {planes['z']} z")] if planes else []
     rows = [
         ("source", f"{document['source']['height']} × {document['source']['width']} px"),
         ("mosaic", f"{document['grid']['height']} × {document['grid']['width']} px → {document['output']}"),
+        *stack,
         (
             "blocks",
             f"{document['blocks']} of {document['block']['size_px']} px, "
@@ -42,9 +44,22 @@ def plan_table(document: Mapping[str, Any]) -> str:
         ("to write", f"at most {in_units(document['output_at_most_bytes'])}"),
         ("time", _time(document["estimated_seconds"])),
         ("fingerprint", document["fingerprint"]),
+        *_night(document.get("incremental")),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _night(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Of a nightly run, how much of all that would be done tonight."""
+    if told is None:
+        return []
+    if told["unchanged"]:
+        return [("tonight", f"nothing: {told['version']} is published, and nothing changed since")]
+    reasons = ", ".join(f"{count} {kind}" for kind, count in told["reasons"].items())
+    computed = f"{told['recomputed']} blocks computed{f' ({reasons})' if reasons else ''}"
+    source = f" from {told['previous']}" if told["previous"] else ""
+    return [("tonight", f"{computed}, {told['copied']} copied{source} → {told['version']}")]
 
 
 def in_units(size_bytes: float) -> str:

@@ -1,5 +1,6 @@
 """A run before it runs: inspected, planned, priced and named by its fingerprint."""
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -106,9 +107,12 @@ class PlannedRun:
             class_colors=tuple(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in model.colors),
             logits=self.config.output.logits,
             node_px=self.network.node_px,
+            stack=inspection.source.stack,
+            is_microscopy=inspection.source.is_microscopy,
             attributes={
                 "model": {
                     "url": redact(inspection.model_folder.url),
+                    "version": inspection.model_version,
                     "sha256": model.sha256,
                     "arch": model.config.arch,
                     "backbone": model.config.backbone,
@@ -186,14 +190,15 @@ def plan_inspected(
         stride_px=config.crop.stride_px,
         node_px=network.node_px,
     )
+    workers = share_out(config, machine, chosen)
     numbers = Numbers(
         num_bands=len(inspection.spec.bands),
         sample_bytes=inspection.dtype.itemsize,
         value_bytes=VALUE_BYTES["fp32"],
         num_classes=inspection.model.config.num_classes,
         logits=config.output.logits,
+        reading_bytes=inspection.spec.with_threads(workers.threads).memory_bytes,
     )
-    workers = share_out(config, machine, chosen)
     choices, plan, memory = choose(
         config,
         machine=machine,
@@ -237,6 +242,8 @@ def _price(config: RunConfig, inspection: Inspection) -> NetworkCost:
 def plan_document(planned: PlannedRun, seconds_per_crop: float | None = None) -> dict[str, Any]:
     """The plan as ``plan.json`` and ``--plan --json`` have it."""
     counts, plan, workers = planned.plan.counts, planned.plan, planned.workers
+    stack = plan.region.stack or ()
+    num_blocks = math.prod((*stack, plan.block_rows, plan.block_cols))
     seconds = None
     if seconds_per_crop is not None:
         seconds = round(counts.crops_computed * seconds_per_crop / workers.count, 1)
@@ -254,8 +261,9 @@ def plan_document(planned: PlannedRun, seconds_per_crop: float | None = None) ->
         "grid": planned.plan.mosaic_grid(planned.inspection.source.grid).to_json(),
         "geometry": plan.to_json(),
         "block": {"size_px": plan.block_px, "rows": plan.block_rows, "cols": plan.block_cols},
+        **({"planes": dict(zip(("t", "z"), stack, strict=True))} if stack else {}),
         **counts.to_json(),
-        "skipped": {"blocks_outside_region": plan.block_rows * plan.block_cols - counts.blocks},
+        "skipped": {"blocks_outside_region": num_blocks - counts.blocks},
         **plan_bytes(plan, planned.numbers),
         "memory_per_worker": planned.memory.to_json(),
         "memory_limit_bytes": workers.memory_bytes,

@@ -203,7 +203,7 @@ def _whether_to_compile(
     if device == "cpu" and precision == "bf16":
         return False  # packed convolutions are faster, and at once
     rows, cols = lattice.crops(region.box)
-    per_worker = len(rows) * len(cols) / workers.count
+    per_worker = math.prod((*(region.stack or ()), len(rows), len(cols))) / workers.count
     return machine.can_compile and per_worker >= COMPILE_CROPS_PER_WORKER[device]
 
 

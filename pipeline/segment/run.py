@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from zarr.errors import ContainsArrayError, ContainsGroupError
+
 from pipeline.config import RunConfig
-from pipeline.errors import StorageError
+from pipeline.errors import SettingsError, StorageError
 from pipeline.raster.consolidate import consolidate
 from pipeline.raster.mosaic import Mosaic, create_mosaic
 from pipeline.report.page import write_report
@@ -21,10 +23,12 @@ from pipeline.segment.executor import Event, Executor, GivenUp, LocalExecutor
 from pipeline.segment.inspect import inspect
 from pipeline.segment.ledger import Ledger, check_fingerprint, to_bytes
 from pipeline.segment.machine import this_machine
-from pipeline.segment.planned import PlannedRun, make_planned_run, plan_document, plan_inspected
+from pipeline.segment.planned import PlannedRun, plan_document, plan_inspected
 from pipeline.segment.progress import Progress
+from pipeline.segment.publish import find_changes, overviews_to_do, publish, read_changes, tidy
 from pipeline.segment.resolve import Machine, share_out
 from pipeline.segment.tally import Tally, make_report, seconds_per_crop
+from pipeline.segment.versions import Night
 from pipeline.segment.worker import BlockWorker
 from pipeline.storage import Folder, redact
 
@@ -35,20 +39,30 @@ OVERVIEWS_KEY = "overviews.json"
 LOCAL_OVERVIEW_TASKS = 64
 """So few squares are done in this process sooner than workers start."""
 
+CREATE_ATTEMPTS = 20
+"""Each gets at least one array further than the other attempt had come."""
+
 
 def plan_only(config: RunConfig) -> dict[str, Any]:
     """The plan, without Ray, GPU or a byte written."""
-    ledger = Ledger.beside(config.output.url)
-    stored = ledger.read_plan()
-    planned = make_planned_run(config, this_machine(), None)
+    inspection = inspect(config)
+    night = Night.open(config, inspection) if config.incremental.previous else None
+    planned = plan_inspected(config, inspection, this_machine(), night.begun if night else None)
+    if night:
+        planned = night.place(planned)
+        night.compare(planned)
+    stored = planned.ledger.read_plan()
     pace = None
     if stored and stored["fingerprint"] == planned.fingerprint:
-        pace = seconds_per_crop([record for _, record in ledger.records()])
-    return plan_document(planned, pace)
+        pace = seconds_per_crop([record for _, record in planned.ledger.records()])
+    document = plan_document(planned, pace)
+    return document | {"incremental": night.to_json(planned)} if night else document
 
 
 def segment(config: RunConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Run, or go on with a run; gives the report, which is also stored beside the mosaic."""
+    if config.incremental.previous:
+        return _segment_night(config, overwrite=overwrite)
     began = time.monotonic()
     ledger = Ledger.beside(config.output.url)
     inspection = inspect(config)
@@ -58,18 +72,61 @@ def segment(config: RunConfig, *, overwrite: bool = False) -> dict[str, Any]:
         _begin(planned, stored, overwrite=overwrite)
         with stop_on_signals() as stop:
             tally, found = _execute(planned, make_executor(planned), stop)
-            interrupted = stop.is_set()
-            if not interrupted and found.is_complete and config.output.overviews:
+            if not stop.is_set() and found.is_complete and config.output.overviews:
                 _write_overviews(planned, make_executor(planned), stop)
-                interrupted = stop.is_set()
-    status = "interrupted" if interrupted else "complete" if found.is_complete else "incomplete"
+            status = _status(found, stop)
     report = make_report(planned, tally, found, status=status, seconds=time.monotonic() - began)
-    ledger.folder.write(REPORT_KEY, to_bytes(report))
-    try:
-        write_report(config.output.url, source_url=config.source.urls[0])
-    except StorageError as error:
-        logger.warning("the run is %s, but its page could not be written: %s", status, error)
+    _keep_report(planned, report)
     return report
+
+
+def _segment_night(config: RunConfig, *, overwrite: bool) -> dict[str, Any]:
+    """Write, finish or find again the version of this night, and publish it when it is whole."""
+    began = time.monotonic()
+    if overwrite:
+        raise SettingsError(
+            "--overwrite deletes what the output holds, but versions of a nightly product never change; "
+            "give another --output to compute all of it anew"
+        )
+    inspection = inspect(config)
+    night = Night.open(config, inspection)
+    with _executors(config) as (machine, make_executor):
+        planned = night.place(plan_inspected(config, inspection, machine, night.begun))
+        night.compare(planned)
+        planned, stored = night.claim(planned)
+        if not night.is_published(planned):  # readers use it: it is audited, and else left alone
+            _begin(planned, stored, overwrite=False)
+        with stop_on_signals() as stop:
+            night.take_over(planned, stop)
+            tally, found = _execute(planned, make_executor(planned), stop)
+            if not stop.is_set() and found.is_complete:
+                if config.output.overviews:
+                    squares = overviews_to_do(night, planned, stop)
+                    _write_overviews(planned, make_executor(planned), stop, squares)
+                find_changes(night, planned, lambda: make_executor(planned), stop)
+            status = _status(found, stop)
+    report = make_report(planned, tally, found, status=status, seconds=time.monotonic() - began)
+    told = night.outcome(planned, {record["block"] for record in tally.records})
+    report["incremental"] = told | {"changes": read_changes(night, planned)}
+    if tally.records or not night.is_published(planned):  # of a night without any change, nothing is new
+        _keep_report(planned, report)
+    if status == "complete":
+        published = publish(night, planned)
+        report["incremental"] |= {"published": published, "pruned": tidy(night, config.incremental)}
+    return report
+
+
+def _status(found: Audit, stop: threading.Event) -> str:
+    return "interrupted" if stop.is_set() else "complete" if found.is_complete else "incomplete"
+
+
+def _keep_report(planned: PlannedRun, report: Mapping[str, Any]) -> None:
+    """Store the report, and the page made of it."""
+    planned.ledger.folder.write(REPORT_KEY, to_bytes(report))
+    try:
+        write_report(planned.output.url, source_url=planned.config.source.name)
+    except StorageError as error:
+        logger.warning("the run is %s, but its page could not be written: %s", report["status"], error)
 
 
 @contextmanager
@@ -112,10 +169,22 @@ def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: 
                 "of this program; give another --output, or start over with --overwrite"
             )
         ledger.write_plan(plan_document(planned))
-    create_mosaic(output, planned.layout)
-    if planned.config.output.overviews:
-        overviews.create_overviews(output, planned.layout)
+    _create(planned)
     consolidate(output)
+
+
+def _create(planned: PlannedRun) -> None:
+    """Metadata of all arrays; another attempt at the same run may be creating them at the same time."""
+    for attempt in range(CREATE_ATTEMPTS):
+        try:
+            create_mosaic(planned.output, planned.layout)
+            if planned.config.output.overviews:
+                overviews.create_overviews(planned.output, planned.layout)
+        except (ContainsArrayError, ContainsGroupError):
+            if attempt == CREATE_ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def _check_that_it_is_ours(output: Folder, ledger: Ledger) -> None:
@@ -163,15 +232,28 @@ def _run_blocks(
         progress.close()
 
 
-def _write_overviews(planned: PlannedRun, executor: Executor, stop: threading.Event) -> None:
-    """Overviews of a complete mosaic; skipped where they were written for the same blocks."""
+def _write_overviews(
+    planned: PlannedRun,
+    executor: Executor,
+    stop: threading.Event,
+    squares: Mapping[int, Sequence[str]] | None = None,
+) -> None:
+    """Overviews of a complete mosaic; skipped where they were written for the same blocks.
+
+    Args:
+        planned: The run.
+        executor: Who writes them, if they are many.
+        stop: Set when the run should end.
+        squares: By level those to write; None: all.
+    """
     height, width = planned.layout.grid.window.shape
     state = to_bytes({"blocks": sorted(planned.ledger.finished())})
     folder = planned.ledger.folder
     if folder.exists(OVERVIEWS_KEY) and folder.read(OVERVIEWS_KEY) == state:
         return
     for base in overviews.rounds(height, width):
-        tasks = overviews.tasks(height, width, base)
+        every = overviews.tasks(height, width, base, planned.layout.stack_shape)
+        tasks = every if squares is None else squares[base]
         chosen = executor if len(tasks) > LOCAL_OVERVIEW_TASKS else LocalExecutor(planned.workers.threads)
         failures: list[GivenUp] = []
         chosen.run(

@@ -23,7 +23,7 @@ from deeplab_core.prepared import Precision
 from pipeline.errors import ModelError, StorageError
 from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
 from pipeline.raster.polygons import mask
-from pipeline.raster.source import SourceSpec
+from pipeline.raster.source import RasterSource, SourceSpec, StackSource
 from pipeline.segment.engine import BlockEngine, EngineSettings
 from pipeline.segment.ledger import Ledger
 from pipeline.segment.measure import count_classes, seam_sums
@@ -86,8 +86,10 @@ class BlockWorker:
         spec, plan, block = self._spec, self._spec.plan, Block.from_id(task)
         started, clock = time.time(), _Stopwatch()
         served, halo = plan.served_window(block), plan.halo(block)
-        pixels = self._source.read(halo)
+        pixels = self._source_of(block).read(halo)
         wanted = mask(plan.region, halo) & pixels.valid_HW
+        if pixels.wanted_HW is not None:
+            wanted &= pixels.wanted_HW
         clock.lap("read")
         own = plan.source_window(block).intersect(served).relative_to(halo).slices
         record: dict[str, Any] = {"block": task, "state": "empty", "worker": self._name, "started": started}
@@ -99,7 +101,7 @@ class BlockWorker:
             clock.lap("wait_and_compute")
             record |= {
                 "state": "done" if wanted[own].any() else "empty",
-                "objects": self._writer.write(plan.window(block), arrays),
+                "objects": self._writer.write(plan.window(block), arrays, block.plane),
                 "crops": crops,
                 "pixels": int(wanted[own].sum()),
                 "class_pixels": count_classes(arrays.classes_HW, spec.layout.num_classes),
@@ -123,6 +125,13 @@ class BlockWorker:
         """Let go of the source and the device."""
         self._device_thread.shutdown()
         self._source.close()
+
+    def _source_of(self, block: Block) -> RasterSource:
+        if block.plane is None:
+            return self._source
+        if not isinstance(self._source, StackSource):
+            raise TypeError(f"block {block.id} is one of a stack, but its source has one plane")
+        return self._source.at(block.plane)
 
     def _on_device(self, clock: "_Stopwatch", compute: Callable[[], Any]) -> Any:  # noqa: ANN401
         def timed() -> Any:  # noqa: ANN401

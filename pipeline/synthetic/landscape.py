@@ -131,7 +131,7 @@ def _write(path: Path, values_CHW: NDArray[Any], at: tuple[int, int] = (0, 0)) -
                 driver="COG",
                 compress="deflate",
                 level=1,
-                predictor=1 if is_label else 2,
+                predictor="no" if is_label else "standard",
                 num_threads="all_cpus",
                 overview_resampling="nearest" if is_label else "average",
             )

@@ -35,6 +35,17 @@ def test_flags_name_everything(mosaic, tmp_path, capsys, array):
         np.testing.assert_array_equal(dataset.read(1), getattr(contents, array))
 
 
+@pytest.mark.parametrize("region", ["window=10,20,100,200", "bbox=300200,4998900,302200,4999900"])
+def test_a_region_by_one_flag(mosaic, tmp_path, capsys, region):
+    url, contents = mosaic
+    output = str(tmp_path / "a.tif")
+    assert main(["--mosaic", url, "--region", region, "--output", output]) == 0
+    with rasterio.open(output) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), contents.classes[10:110, 20:220])
+    assert main(["--mosaic", url, "--region", "window=1,2,x", "--output", output]) == 2
+    assert "--region must be window=ROW,COLUMN,HEIGHT,WIDTH" in capsys.readouterr().err
+
+
 def test_a_file_of_settings_serves_as_well(mosaic, tmp_path, capsys):
     url, _ = mosaic
     config = tmp_path / "export.yaml"
@@ -55,7 +66,7 @@ def test_a_file_of_settings_serves_as_well(mosaic, tmp_path, capsys):
             "there must be a mosaic at /absent/m; there is none",
         ),
         (["--mosaic", "m", "--output", "x.tif", "--set", "arry=classes"], "the nearest is 'array'"),
-        (["--mosaic", "m", "--output", "x.tif", "--set", "array=logits"], "array: "),
+        (["--mosaic", "m", "--output", "x.tif", "--set", "array=logit"], "array: "),
     ],
 )
 def test_refusals_are_one_sentence_and_exit_code_2(arguments, sentence, capsys, tmp_path, monkeypatch):
@@ -71,7 +82,7 @@ def test_refusals_are_one_sentence_and_exit_code_2(arguments, sentence, capsys, 
 
 def test_an_unknown_array_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["--mosaic", "m", "--array", "logits", "--output", "x.tif"])
+        main(["--mosaic", "m", "--array", "logit", "--output", "x.tif"])
     assert caught.value.code == 2
     assert "classes" in capsys.readouterr().err
 

@@ -8,9 +8,16 @@ from pipeline.settings import default_text, describe_settings, load_settings, se
 
 CONTRACT = """
 source.urls source.bands source.nodata source.scale source.offset source.order source.composite
-source.resampling region.polygon region.bbox region.window model.url crop.size_px crop.stride_px
+source.resampling source.index source.band_files source.stac.url source.stac.file source.stac.collections
+source.stac.bbox source.stac.datetime source.stac.query source.stac.cloud_cover_max source.stac.assets
+source.stac.limit source.grid.crs source.grid.resolution source.grid.bounds source.grid.origin
+source.grid.like source.quality_mask.preset source.quality_mask.file source.quality_mask.band
+source.quality_mask.values source.quality_mask.bits
+source.level source.resolution source.um_per_px source.t source.z source.tissue source.tissue_margin_px
+region.polygon region.bbox region.window model.url crop.size_px crop.stride_px
 blend.window inference.scales inference.flips inference.fuse inference.precision inference.compile
 inference.batch block.size_px output.url output.logits output.overviews compute.executor compute.workers
+incremental.previous incremental.keep incremental.abandoned_after_h incremental.change_layer
 compute.threads_per_worker compute.gpus_per_worker compute.memory_gib
 """
 

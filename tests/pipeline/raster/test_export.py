@@ -3,19 +3,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.enums import ColorInterp
 from rio_cogeo import cog_validate
 
-from pipeline.errors import StorageError
+from pipeline.errors import SettingsError, StorageError
 from pipeline.raster import export
 from pipeline.raster.export import export_cog
 from pipeline.raster.mosaic import Mosaic, MosaicWriter, create_mosaic
+from pipeline.raster.window import Window
 from pipeline.storage import Folder, read_url
 from tests.pipeline.raster.mosaics import ROTATED, UPRIGHT, UTM, make_contents
 
@@ -83,6 +87,69 @@ class TestPixels:
             assert dataset.nodata == 65535
             np.testing.assert_array_equal(dataset.read(1), contents.classes)
             assert dataset.read(1).max() == 65535
+
+
+class TestLogits:
+    @pytest.mark.parametrize("kept", ["lattice", "full"])
+    def test_one_band_a_class_equal_to_the_mosaics(self, tmp_path, kept):
+        contents = make_contents(300, 520, logits=kept)
+        url = exported(tmp_path, contents, "logits")
+        assert_valid(url)
+        expected = Mosaic.open(str(tmp_path / "mosaic.zarr")).logits()
+        with rasterio.open(url) as dataset:
+            assert dataset.dtypes == ("float32",) * 3
+            assert dataset.descriptions == contents.layout.class_names
+            assert np.isnan(dataset.nodata)
+            values = dataset.read()
+        np.testing.assert_array_equal(values, expected)
+        if kept == "lattice":
+            known = contents.classes != 255
+            np.testing.assert_array_equal(np.isnan(values).all(0), ~known)
+            np.testing.assert_array_equal(values[:, known].argmax(0), contents.classes[known])
+
+    def test_windows_of_many_classes_are_low_and_fit_together(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(export, "LOGITS_AT_ONCE", 3 * 64 * 1024)
+        contents = make_contents(300, 1100, logits="lattice")
+        url = exported(tmp_path, contents, "logits")
+        with rasterio.open(url) as dataset:
+            expected = Mosaic.open(str(tmp_path / "mosaic.zarr")).logits()
+            np.testing.assert_array_equal(dataset.read(), expected)
+
+    def test_overviews_are_means(self, tmp_path):
+        contents = make_contents(1100, 1100, logits="lattice")
+        url = exported(tmp_path, contents, "logits")
+        expected = Mosaic.open(str(tmp_path / "mosaic.zarr")).logits(Window(0, 0, 200, 200))
+        blocks = expected.reshape(3, 100, 2, 100, 2)
+        with rasterio.open(url, overview_level=0) as dataset:
+            part = dataset.read(window=((0, 100), (0, 100)))
+        np.testing.assert_allclose(part, blocks.mean((2, 4)), rtol=1e-5)
+
+    def test_a_mosaic_without_them_is_refused(self, tmp_path):
+        make_contents(30, 30).write(Folder.at(tmp_path / "m"))
+        with pytest.raises(SettingsError, match=r"written with output\.logits: none"):
+            export_cog(str(tmp_path / "m"), "logits", str(tmp_path / "a.tif"))
+        assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+class TestNames:
+    def test_gdal_reads_them_beside_the_file(self, tmp_path):
+        """A VRT that GDAL makes of the file holds whatever GDAL knows of it."""
+        contents = make_contents(300, 520)
+        url = exported(tmp_path, contents)
+        rasterio.shutil.copy(url, tmp_path / "seen.vrt", driver="VRT")
+        seen = ET.parse(tmp_path / "seen.vrt").getroot()  # noqa: S314 - our own file
+        assert [each.text for each in seen.iter("Category")] == list(contents.layout.class_names)
+        rows = [[cell.text for cell in row] for row in seen.iter("Row")]
+        colors = [bytes.fromhex(color[1:]) for color in contents.layout.class_colors]
+        assert rows == [[str(index), f"class {index}", *map(str, rgb)] for index, rgb in enumerate(colors)]
+
+    def test_of_another_file_they_go_when_it_is_replaced(self, tmp_path):
+        contents = make_contents(60, 60)
+        url = exported(tmp_path, contents)
+        beside = Path(url + ".aux.xml")
+        assert beside.is_file()
+        export_cog(str(tmp_path / "mosaic.zarr"), "confidence", url)
+        assert not beside.exists()
 
 
 class TestColours:
@@ -169,10 +236,11 @@ class TestPlace:
 
 
 class TestFiles:
-    def test_nothing_but_the_file_is_left(self, tmp_path):
+    def test_nothing_but_the_file_and_its_names_is_left(self, tmp_path):
         contents = make_contents(700, 1100)
         exported(tmp_path, contents)
-        assert [path.name for path in (tmp_path / "out").iterdir()] == ["classes.tif"]
+        left = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert left == ["classes.tif", "classes.tif.aux.xml"]
 
     def test_a_file_that_is_there_is_replaced(self, tmp_path):
         contents = make_contents(700, 1100)
@@ -281,3 +349,23 @@ def test_memory_stays_bounded(tmp_path):
         window = rasterio.windows.Window(5000, 4096, 500, 500)
         np.testing.assert_array_equal(dataset.read(1, window=window), contents.confidence[:500, 5000:5500])
         assert (dataset.read(1, out_shape=(120, 120))[70:] == 255).all()
+
+
+@pytest.mark.slow
+def test_more_than_four_gigabytes(tmp_path):
+    """70 000 × 66 000 px, 4.3 GiB: a BigTIFF, right in its last corner."""
+    contents = make_contents(1024, 1024)
+    grid = type(contents.layout.grid)(70_000, 66_000, UPRIGHT, UTM)
+    layout = replace(contents.layout, grid=grid)
+    folder = Folder.at(tmp_path / "m")
+    create_mosaic(folder, layout)
+    writer = MosaicWriter(folder, layout)
+    last = Window(68 * 1024, 64 * 1024, 1024, 1024).intersect(grid.window)
+    writer.write(last, contents.arrays(Window(0, 0, last.height, last.width)))
+    export_cog(folder.url, "classes", str(tmp_path / "a.tif"))
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+    assert_valid(str(tmp_path / "a.tif"))
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        assert (dataset.height, dataset.width) == (70_000, 66_000)
+        corner = dataset.read(1, window=((last.row, 70_000), (last.col, 66_000)))
+        np.testing.assert_array_equal(corner, contents.classes[: last.height, : last.width])

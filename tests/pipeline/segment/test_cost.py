@@ -38,7 +38,7 @@ def plan_of(height, width, *, region=None, block=2048, crop=513, stride=384):
 
 def numbers_of(**changes):
     given = {"num_bands": 3, "sample_bytes": 2, "value_bytes": 4, "num_classes": 7, "logits": "lattice"}
-    return Numbers(**(given | changes))
+    return Numbers(**(given | {"reading_bytes": lambda _: 256 << 20} | changes))
 
 
 def memory_of(plan, numbers=None, *, batch=2, compiled=False, device="cpu"):

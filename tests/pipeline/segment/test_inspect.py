@@ -265,12 +265,6 @@ def test_a_missing_raster_is_refused(look, tmp_path):
         look(tmp_path / "nowhere.tif")
 
 
-def test_several_sources_are_not_one_mosaic(look, write):
-    raster = str(write())
-    with pytest.raises(SettingsError, match=r"one source, got 2; use --each"):
-        look(raster, source={"urls": [raster, raster]})
-
-
 @pytest.mark.parametrize(
     ("crop", "multiple", "advice"), [(513, 32, None), (529, 32, "513 or 545"), (65, 16, None)]
 )

@@ -26,7 +26,14 @@ from pipeline.segment.resolve import (
 )
 
 NETWORK = NetworkCost(72_200_000_000, 40_350_000, 5_000_000, 4, 16)
-NUMBERS = Numbers(num_bands=3, sample_bytes=1, value_bytes=4, num_classes=5, logits="lattice")
+NUMBERS = Numbers(
+    num_bands=3,
+    sample_bytes=1,
+    value_bytes=4,
+    num_classes=5,
+    logits="lattice",
+    reading_bytes=lambda _: 256 << 20,
+)
 LAPTOP = Machine(
     nodes=1, cores=8, gpus=0.0, memory_bytes=64 * GIB, cpu_bf16=False, gpu_bf16=False, can_compile=True
 )

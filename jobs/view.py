@@ -1,0 +1,53 @@
+"""Look at a mosaic in the browser of this machine: a map to zoom and drag, served from its overviews.
+
+python jobs/view.py --mosaic scene.zarr
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
+
+from jobs.command_line import run_job
+from pipeline.latest import resolve_latest
+from pipeline.raster.mosaic import Mosaic
+from pipeline.report.viewer.server import Viewer, make_server
+from pipeline.storage import redact
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Serve a zoomable map of a mosaic to this machine's browser, until Ctrl+C."
+    )
+    parser.add_argument("--mosaic", required=True, metavar="URL", help="mosaic, or a product's latest.json")
+    parser.add_argument("--source", metavar="URL", help="raster to show below; else what it was made from")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1; 0: any free one")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; being interrupted is how it ends."""
+    options = parse(arguments)
+
+    def job() -> dict[str, Any]:
+        url = resolve_latest(options.mosaic)
+        viewer = Viewer(Mosaic.open(url), name=redact(url).rsplit("/", 1)[-1], source_url=options.source)
+        with make_server(viewer, options.port) as server:
+            sys.stdout.write(f"http://127.0.0.1:{server.server_port}/\n")
+            sys.stdout.flush()
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                sys.stderr.write("\n")
+        viewer.close()
+        return {"status": "complete"}
+
+    return run_job(job, as_json=False, traceback_folder=lambda: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

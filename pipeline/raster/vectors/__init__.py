@@ -1,0 +1,1 @@
+"""Polygons of a mosaic: whole across cells, with shared borders, in bounded memory."""
