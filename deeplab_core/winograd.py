@@ -9,7 +9,7 @@ the direct convolution, 0.7 % of a value's spread in bf16.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn import functional as F
 
 _STRIP_ROWS = 16
@@ -42,7 +42,7 @@ class WinogradConv2d(nn.Module):
         return convolve(images_NCHW, self.weight_PCO, self.bias, self.relu)
 
 
-@torch.library.custom_op("terrazzo::winograd_convolve", mutates_args=())
+@library.custom_op("terrazzo::winograd_convolve", mutates_args=())
 def convolve(images_NCHW: Tensor, weight_PCO: Tensor, bias: Tensor, relu: bool) -> Tensor:
     """The convolution; one operation to torch.compile, which would unroll the strips and gain nothing."""
     batch, _, height, width = images_NCHW.shape

@@ -62,7 +62,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"the config file:\n{describe_settings(ImportConfig)}\n\n{EXIT_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--from", dest="provider", choices=sorted(IMPORTERS), required=True)
+    parser.add_argument(
+        "--from", dest="provider", choices=sorted(IMPORTERS), required=True, help="whose weights they are"
+    )
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="state dict: .safetensors, or .pth without code"
     )

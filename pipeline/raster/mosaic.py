@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zarr.errors import ArrayNotFoundError, ContainsArrayError, GroupNotFoundError
 
 from pipeline.errors import StorageError
+from pipeline.latest import resolve_latest
 from pipeline.raster.interpolate import upsample
 from pipeline.raster.mosaic_create import create_class_arrays, create_mosaic, describe_levels
 from pipeline.raster.mosaic_layout import (
@@ -58,8 +59,8 @@ class Mosaic:
 
     @classmethod
     def open(cls, url: str) -> "Mosaic":
-        """The mosaic at a URL or path."""
-        folder = Folder.at(url)
+        """The mosaic at a URL or path, or the one that a ``latest.json`` names."""
+        folder = Folder.at(resolve_latest(url))
         try:
             with explained("open a mosaic at", folder.url):
                 group = zarr.open_group(folder.zarr_store(read_only=True), mode="r", **PLAIN)

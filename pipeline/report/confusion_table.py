@@ -57,7 +57,7 @@ def _gathered(names: list[str], counts: NDArray[np.int64]) -> tuple[list[str], N
 
 def _cell(pixels: int, total: int) -> Markup:
     share = pixels / total if total else 0.0
-    shade = f"background:color-mix(in srgb,var(--accent) {round(60 * share)}%,transparent);padding:2px 6px"
+    shade = f"background:color-mix(in srgb,var(--accent) {round(45 * share)}%,transparent);padding:2px 6px"
     return element("span", percent(share) if pixels else "·", title=f"{pixels:,} px", style=shade)
 
 

@@ -16,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, StorageError
 from pipeline.raster.consolidate import consolidate
 from pipeline.raster.mosaic import Mosaic, create_mosaic
+from pipeline.raster.stac_item import write_stac_item
 from pipeline.report.page import write_report
 from pipeline.segment import overviews
 from pipeline.segment.audit import Audit, audit
@@ -121,9 +122,10 @@ def _status(found: Audit, stop: threading.Event) -> str:
 
 
 def _keep_report(planned: PlannedRun, report: Mapping[str, Any]) -> None:
-    """Store the report, and the page made of it."""
+    """Store the report, the page made of it, and the mosaic's STAC item."""
     planned.ledger.folder.write(REPORT_KEY, to_bytes(report))
     try:
+        write_stac_item(planned.output.url)
         write_report(planned.output.url, source_url=planned.config.source.name)
     except StorageError as error:
         logger.warning("the run is %s, but its page could not be written: %s", report["status"], error)
@@ -138,7 +140,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        logger.warning("stopping: blocks under way are finished first")
+        logger.warning("stopping: what is under way is finished first")
         stop.set()
         signal.signal(number, previous[signal.Signals(number)])
 

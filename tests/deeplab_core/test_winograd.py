@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import library, nn
 from torch.nn import functional as F
 
 from deeplab_core.winograd import WinogradConv2d
@@ -55,7 +55,7 @@ def test_the_result_is_channels_last_like_its_neighbours() -> None:
 def test_torch_sees_one_sound_operation() -> None:
     layer = WinogradConv2d(convolution(4, 6), relu=True)
     arguments = (torch.randn(2, 4, 7, 9), layer.weight_PCO, layer.bias, True)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.terrazzo.winograd_convolve.default,
         arguments,
         test_utils=("test_schema", "test_faketensor"),

@@ -67,7 +67,9 @@ def small_land(tmp_path):
     """Two classes that one band tells apart, learnt in the west, and a part held out that starts within."""
     random = np.random.default_rng(1)
     labels_HW = (random.random((700, 120)) < 0.7).astype(np.uint8)
-    image_CHW = np.stack([100 + 800 * labels_HW, random.integers(1, 999, labels_HW.shape)]).astype(np.uint16)
+    image_CHW = np.stack(
+        [100 + 800 * labels_HW.astype(int), random.integers(1, 999, labels_HW.shape)]
+    ).astype(np.uint16)
     labels_HW[:, ::7] = IGNORED
     write(tmp_path / "scene.tif", image_CHW)
     for i, rows in enumerate((slice(0, 300), slice(300, 700))):

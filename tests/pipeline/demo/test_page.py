@@ -6,7 +6,6 @@ from pathlib import Path
 from pipeline.demo.page import DemoResult, render
 from pipeline.demo.pictures import DemoPictures
 from pipeline.report.pictures import Picture
-from pipeline.report.source_picture import NoPicture
 
 PICTURE = Picture("data:image/png;base64,AAAA", 10, 20, 3)
 RESULT = DemoResult(
@@ -40,12 +39,12 @@ def test_the_page_shows_every_figure_beside_its_rivals():
     assert "–" in row  # an IoU that nothing was counted for is not 0
     assert "left:40.000%" in page
     assert "1,234 labelled pixels" in page
-    assert "Taken up again after an interruption: it learns." in page
+    assert "Taken up again after an interruption: training." in page
 
 
 def test_the_page_cannot_be_injected_into_and_asks_nothing_of_any_network():
-    page = render(replace(RESULT, pictures=replace(RESULT.pictures, scene=NoPicture("<b>gone</b>"))))
+    page = render(replace(RESULT, steps={"<b>s</b>": {"title": "", "seconds": 1.0, "runs": 1}}))
     assert "<i>ice" not in page
     assert "red;}" not in page
-    assert "<b>gone" not in page
+    assert "<b>s" not in page
     assert "http" not in page.replace("http-equiv", "")

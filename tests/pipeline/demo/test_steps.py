@@ -64,11 +64,13 @@ def test_a_changed_setting_redoes_all_that_follows(work):
     assert work.told == [("first", False), ("second", False)]
 
 
-def test_what_somebody_deleted_is_made_again(work):
+def test_what_somebody_deleted_is_made_again_and_all_that_follows(work):
     work.run()
     (work.folder / "first").unlink()
     work.run()
-    assert work.told == [("first", False)]
+    assert work.told == [("first", False), ("second", False)]
+    work.run()
+    assert work.told == []
 
 
 def test_again_deletes_what_the_demo_wrote_and_nothing_else(tmp_path):

@@ -23,8 +23,12 @@ from pipeline.train.state import StateStore, read_position
 from pipeline.train.trainer import train_on_ray
 from tests.pipeline.train.ray_job import STEPS, job_of, settings, train_in_process, weights
 
-# Ray Train makes settings of Ray Data, which warn of themselves.
-pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
+pytestmark = [
+    # Ray Train makes settings of Ray Data, which warn of themselves.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
+    # A cluster of a dozen processes starts three times, on a machine that may be busy.
+    pytest.mark.timeout(1800),
+]
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -1,0 +1,103 @@
+"""The demo as a whole: its settings, and all of it for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.demo import main
+from pipeline.config import RunConfig
+from pipeline.demo import processes
+from pipeline.synthetic.cover import CLASSES, COLORS
+from pipeline.train.config import TrainConfig
+from tests.pipeline.report.browser import CHROMIUM, opened
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_the_settings_fit_the_landscape():
+    training = yaml.safe_load((REPOSITORY / "jobs/configs/demo_train.yaml").read_text())
+    labels = TrainConfig.model_validate(training).labels
+    assert tuple(labels.values.values()) == CLASSES
+    assert tuple(labels.colors[name] for name in CLASSES) == COLORS
+    segmentation = yaml.safe_load((REPOSITORY / "jobs/configs/demo_segment.yaml").read_text())
+    assert RunConfig.model_validate(segmentation).inference.compile == "off"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--side", "2049"], "multiple of 8"), (["--side", "512"], "2048"), (["--minutes", "0"], "minutes")],
+)
+def test_wrong_settings_are_refused_before_anything_is_written(flags, words, tmp_path, capsys):
+    assert main(["--folder", str(tmp_path / "demo"), *flags]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+@contextmanager
+def nothing_left_behind():
+    """Orphans of what is started within come to this process, so none can hide."""
+    before = set(processes.descendants(os.getpid()))
+    processes._control(processes.PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+        assert set(processes.descendants(os.getpid())) <= before
+    finally:
+        processes._control(processes.PR_SET_CHILD_SUBREAPER, 0)
+
+
+def demo_command(folder, *more):
+    size = ["--side", "2048", "--steps", "4", "--folder", str(folder)]
+    return [sys.executable, "jobs/demo.py", *size, *more]
+
+
+@pytest.mark.slow
+def test_a_small_demo_is_interrupted_goes_on_and_is_whole(tmp_path):
+    folder = tmp_path / "demo"
+    with nothing_left_behind():
+        demo = subprocess.Popen(demo_command(folder), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        for line in demo.stdout:
+            if "jobs/train.py" in line:
+                break
+        time.sleep(5)
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=120)
+        assert demo.returncode == 3
+    with nothing_left_behind():
+        done = subprocess.run(
+            demo_command(folder, "--json"),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "finished earlier" in done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < report["miou"] < 1
+    assert 0.2 < report["baseline_miou"] < 1
+    assert report["majority_miou"] < 0.2
+    assert (folder / "classes.tif").stat().st_size > 10_000
+    began = time.monotonic()
+    again = subprocess.run(
+        demo_command(folder), cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert again.stdout.count("finished earlier") == 7
+    assert time.monotonic() - began < 60
+    if CHROMIUM is None:
+        pytest.skip("no chromium here to open the page")
+    with opened((folder / "report.html").as_uri(), tmp_path / "profile") as tab:
+        tab.wait_for("document.readyState === 'complete'")
+        assert tab.run("[...document.images].every(image => image.naturalWidth > 100)")
+        hrefs = tab.run("[...document.querySelectorAll('#reports a')].map(a => a.getAttribute('href'))")
+        assert tab.complaints == []
+    assert len(hrefs) == 3
+    assert all((folder / href).exists() for href in hrefs)
