@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothi
 
 from jobs.command_line import make_parser, run_job
 from pipeline.settings import load_settings
-from pipeline.train.evaluate import evaluate
-from pipeline.train.evaluate_settings import EvaluateConfig
+from pipeline.train.evaluate.run import evaluate
+from pipeline.train.evaluate.settings import EvaluateConfig
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothi
 from jobs.command_line import make_parser, run_job
 from pipeline.settings import load_settings
 from pipeline.storage import Folder
-from pipeline.train.retrain import retrain
-from pipeline.train.retrain_config import RetrainConfig
+from pipeline.train.retrain.config import RetrainConfig
+from pipeline.train.retrain.run import retrain
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

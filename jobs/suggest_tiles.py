@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothi
 
 from jobs.command_line import make_parser, run_job
 from pipeline.settings import load_settings
-from pipeline.train.suggest import suggest
-from pipeline.train.suggest_settings import SuggestConfig
+from pipeline.train.suggest.run import suggest
+from pipeline.train.suggest.settings import SuggestConfig
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

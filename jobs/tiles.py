@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothi
 from jobs.command_line import make_parser, run_job
 from pipeline.settings import Settings, load_settings
 from pipeline.storage import redact
-from pipeline.train.import_set import PUBLIC_SETS, import_set
-from pipeline.train.index import extend_manifest
-from pipeline.train.index_pairs import Indexed
-from pipeline.train.manifest import Manifest
-from pipeline.train.settings import MANIFEST_NAME, LabelsSettings, TilesSettings
-from pipeline.train.tile_set import SPLITS
+from pipeline.train.tiles.import_set import PUBLIC_SETS, import_set
+from pipeline.train.tiles.index import extend_manifest
+from pipeline.train.tiles.index_pairs import Indexed
+from pipeline.train.tiles.manifest import Manifest
+from pipeline.train.tiles.settings import MANIFEST_NAME, LabelsSettings, TilesSettings
+from pipeline.train.tiles.tile_set import SPLITS
 
 OF_TRAINING = ("model", "train", "augment", "sampling", "validation", "output", "compute")
 MOST_TOLD = 20

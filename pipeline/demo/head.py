@@ -10,28 +10,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from pipeline.demo import processes
-from pipeline.errors import TerrazzoError
+from pipeline.errors import Interrupted, TerrazzoError
 
 START_TIMEOUT_S = 180.0
 POLL_S = 0.25
+ATTEMPTS = 3
+HAS_BEGUN = "will now block forever"
+"""``ray start`` says so when all parts of the head have been started."""
+
 OBJECT_STORE_BYTES = 200_000_000
 """No pixel passes through Ray's object store; its own default may not fit a container's /dev/shm."""
 
 SHORT_FOLDER = "/tmp"  # noqa: S108 - a private folder below it: sockets need paths of less than 107 bytes
 LOOPBACK = "127.0.0.1"
 
-Tell = Callable[[str], None]
-
 
 class RayHead:
-    """A head that has been started, and may not be ready yet.
+    """A head that has been started.
 
     Args:
         process: Its process.
@@ -49,7 +51,7 @@ class RayHead:
     def wait_until_ready(self) -> None:
         """Return as soon as it takes jobs."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
+        while not (HAS_BEGUN in self._log.read_text(errors="replace") and self._answers()):
             if self._process.poll() is not None:
                 raise TerrazzoError(f"Ray must start on this machine, but ended; {self._told()}")
             if time.monotonic() > deadline:
@@ -66,11 +68,14 @@ class RayHead:
             arguments: The script and its arguments.
             repository: What travels to the cluster as the job's working directory.
         """
-        self.wait_until_ready()
         return [
             *(_ray(), "job", "submit", "--address", self._address, "--working-dir", str(repository)),
             *("--", sys.executable, *arguments),
         ]
+
+    def end(self) -> None:
+        """End it; its workers end with it."""
+        processes.end(self._process)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -93,7 +98,7 @@ class RayHead:
 
 @contextmanager
 def ray_head(cores: int, logs: Path, environment: Mapping[str, str]) -> Iterator[RayHead]:
-    """Start a head in the background, and end it.
+    """Start a head, and end it.
 
     Args:
         cores: CPUs that it offers.
@@ -101,22 +106,42 @@ def ray_head(cores: int, logs: Path, environment: Mapping[str, str]) -> Iterator
         environment: Variables of this process; those that name another cluster are left out.
     """
     folder = Path(tempfile.mkdtemp(prefix="tz", dir=SHORT_FOLDER))
-    port, log = _free_port(), logs / "ray.log"
-    own = ray_environment(environment)
     try:
-        with log.open("w") as output:
-            process = processes.start(
-                _start_command(cores, port, folder), environment=own, output=output.fileno(), folder=folder
-            )
         try:
-            yield RayHead(process, port, own, log)
-        except BaseException:
+            head = _ready_head(cores, folder, logs / "ray.log", ray_environment(environment))
+            try:
+                yield head
+            finally:
+                head.end()
+        except Interrupted:
+            raise
+        except Exception:
             _keep_logs(folder, logs / "ray")
             raise
-        finally:
-            processes.end(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # workers that are still ending write here
+
+
+def _ready_head(cores: int, folder: Path, log: Path, environment: Mapping[str, str]) -> RayHead:
+    """A head that takes jobs.
+
+    Parts of Ray give each other 30 seconds to start, which a busy machine may exceed: it is tried again.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        port = _free_port()
+        with log.open("w") as output:
+            command = _start_command(cores, port, folder)
+            process = processes.start(command, environment=environment, output=output.fileno(), folder=folder)
+        head = RayHead(process, port, environment, log)
+        try:
+            head.wait_until_ready()
+        except BaseException as error:
+            head.end()
+            if isinstance(error, Interrupted) or not isinstance(error, TerrazzoError) or attempt == ATTEMPTS:
+                raise
+        else:
+            return head
+    raise AssertionError("the last attempt returns or raises")
 
 
 def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -143,7 +143,6 @@ class _Demo:
         )
 
     def _make_landscape(self) -> None:
-        self._ray()  # it starts beside
         write_landscape(self._folder, side=self._config.side, seed=self._config.seed)
 
     def _train(self) -> None:

@@ -1,1 +1,1 @@
-"""Labelled tiles, training, evaluation, retraining."""
+"""Labelled tiles in, a promoted model out: tiles → loop → validate → checkpoint; evaluate; retrain."""

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pipeline.raster.window import Window
 from pipeline.train.config import AugmentSettings
-from pipeline.train.tile_reader import IGNORE
+from pipeline.train.tiles.tile_reader import IGNORE
 
 MAX_PATCHES = 3
 PATCH_SHARE = (0.05, 0.4)

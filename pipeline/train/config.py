@@ -9,7 +9,7 @@ from deeplab_core.config import ModelConfig
 from deeplab_core.loss_config import LossConfig
 from pipeline.config import Auto, CropSettings, Finite
 from pipeline.settings import Settings
-from pipeline.train.settings import LabelsSettings, TilesSettings
+from pipeline.train.tiles.settings import LabelsSettings, TilesSettings
 
 Share = Annotated[Finite, Field(ge=0, le=1)]
 Positive = Annotated[Finite, Field(gt=0)]

@@ -9,8 +9,8 @@ from pipeline.storage import Folder
 from pipeline.train.config import AugmentSettings, TrainSettings, ValidationSettings
 from pipeline.train.optimizer import OptimizerPlan
 from pipeline.train.samples import SampleSpec
-from pipeline.train.statistics import TileStatistics
-from pipeline.train.tile_set import TileSet
+from pipeline.train.tiles.statistics import TileStatistics
+from pipeline.train.tiles.tile_set import TileSet
 
 FREE_SETTINGS = (
     "workers",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.raster.window import Window
-from pipeline.train.tile_reader import IGNORE
+from pipeline.train.tiles.tile_reader import IGNORE
 
 LARGEST_SCAN_PIXELS = 64 << 20
 PROBE_PX = 256

@@ -16,12 +16,12 @@ from pipeline.segment.machine import this_machine
 from pipeline.segment.resolve import Machine
 from pipeline.storage import Folder, normalise_url, redact
 from pipeline.train.config import SamplingSettings, TrainConfig
-from pipeline.train.index import load_tile_set
 from pipeline.train.job import TrainJob
 from pipeline.train.optimizer import plan_optimizer
 from pipeline.train.samples import make_sampler
-from pipeline.train.statistics import training_statistics
-from pipeline.train.tile_set import TileSet
+from pipeline.train.tiles.index import load_tile_set
+from pipeline.train.tiles.statistics import training_statistics
+from pipeline.train.tiles.tile_set import TileSet
 
 LOADERS = {"cpu": 2, "gpu": 8}
 MIB = 1 << 20

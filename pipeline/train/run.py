@@ -27,7 +27,7 @@ from pipeline.train.run_log import read_log
 from pipeline.train.state import Position, StateStore, read_position, read_tensors
 from pipeline.train.tile_pictures import write_tile_pictures
 from pipeline.train.tile_segmenter import TileSegmenter
-from pipeline.train.tile_set import TileSet
+from pipeline.train.tiles.tile_set import TileSet
 from pipeline.train.validate import Validation, validate
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SettingsError
-from pipeline.train.tile_set import Tile
+from pipeline.train.tiles.tile_set import Tile
 
 _ORDER, _SAMPLE = 0, 1
 """What a generator is for: the two never share a stream."""

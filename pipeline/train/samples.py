@@ -13,8 +13,8 @@ from pipeline.train.augment import Crop, apply_change, draw_change, draw_scale, 
 from pipeline.train.config import AugmentSettings
 from pipeline.train.sampler import Sampler
 from pipeline.train.tile_cache import TileCache
-from pipeline.train.tile_reader import IGNORE, LabelledPixels, TileReader
-from pipeline.train.tile_set import TileSet
+from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
+from pipeline.train.tiles.tile_set import TileSet
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from deeplab_core.segmenter import Segmenter
 from pipeline.train.batches import Batch
 from pipeline.train.clock import Clock
 from pipeline.train.precision import Precision, autocast, make_scaler
-from pipeline.train.tile_reader import IGNORE
+from pipeline.train.tiles.tile_reader import IGNORE
 
 
 class TrainingStep:

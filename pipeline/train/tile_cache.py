@@ -8,8 +8,8 @@ import numpy as np
 from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
 from pipeline.train.positions import Positions, find_positions
-from pipeline.train.tile_reader import IGNORE, LabelledPixels, TileReader
-from pipeline.train.tile_set import Tile
+from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
+from pipeline.train.tiles.tile_set import Tile
 
 LARGEST_SHARE = 0.25
 """Of the cache, what one tile may take: a larger one would throw out too many others."""

@@ -18,9 +18,9 @@ from pipeline.raster.window import Window
 from pipeline.report.pictures import encode_png, safe_color
 from pipeline.report.source_picture import COLOR_NAMES, STRETCH_PERCENT
 from pipeline.storage import Folder
-from pipeline.train.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tile_segmenter import Judged, TileSegmenter, on_lattice
-from pipeline.train.tile_set import Tile, TileSet
+from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
+from pipeline.train.tiles.tile_set import Tile, TileSet
 from pipeline.train.validation import TileScore, Validation
 
 PICTURE_PX = 384

@@ -21,8 +21,8 @@ from pipeline.segment.engine import BlockEngine, EngineSettings
 from pipeline.segment.inspect import check_crops
 from pipeline.segment.lattice import LATTICE_MULTIPLE_PX, Lattice
 from pipeline.segment.resolve import BATCH
-from pipeline.train.tile_reader import IGNORE, LabelledPixels, TileReader
-from pipeline.train.tile_set import Tile
+from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
+from pipeline.train.tiles.tile_set import Tile
 
 
 @dataclass(frozen=True)

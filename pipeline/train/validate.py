@@ -24,9 +24,9 @@ from deeplab_core.segmenter import Segmenter
 from pipeline.errors import ModelError, SettingsError
 from pipeline.raster.window import Window
 from pipeline.segment.lattice import Lattice
-from pipeline.train.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tile_segmenter import Judged, TileSegmenter, on_lattice
-from pipeline.train.tile_set import Tile, TileSet
+from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
+from pipeline.train.tiles.tile_set import Tile, TileSet
 from pipeline.train.validation import TileScore, Validation
 
 __all__ = ["Validation", "choose_tiles", "gathered", "validate"]
@@ -59,15 +59,15 @@ def validate(  # noqa: PLR0913 - one entry to everything a validation depends on
 ) -> Validation:
     """Validate a network on a split of a tile set.
 
-    Several ranks get blocks of their own; ``gathered`` makes their shares one. Pixels without imagery do not
-    count, whatever their label: the network was not shown them.
+    Ranks share the blocks; ``gathered`` makes their shares one. Pixels without imagery do not count, whatever
+    their label: the network was not shown them.
 
     Args:
         model: The network, unwrapped and on any device; it is copied and stays as it is.
         tiles: The tile set.
         split: ``val``, or any other.
-        mean: Mean of each band, from the training split.
-        std: Standard deviation of each band.
+        mean: Of each band, from the training split.
+        std: Likewise.
         crop_px: Side of a crop.
         stride_px: Distance of crop origins.
         scales: Sizes at which each crop is seen.
@@ -75,8 +75,8 @@ def validate(  # noqa: PLR0913 - one entry to everything a validation depends on
         precision: Number format; ``auto`` is bf16 where the device computes in it.
         device: Where to compute.
         threads: CPU threads for the network and for decoding.
-        rank: Which share of the blocks.
-        world_size: How many shares.
+        rank: Which of the shares.
+        world_size: How many there are.
         max_tiles: Tiles at most; always the same ones, scattered over the split.
         block_px: Side of what is computed at once, a multiple of 16; figures do not depend on it.
     """

@@ -147,8 +147,8 @@ def test_memory_is_that_of_blocks_not_of_the_mosaic(tmp_path):
     from pipeline.raster.mosaic import BlockArrays, MosaicLayout, MosaicWriter, create_mosaic
     from pipeline.raster.window import Window
     from pipeline.storage import Folder
-    from pipeline.train.evaluate_memory import project_memory_bytes
-    from pipeline.train.evaluate_plan import plan_evaluation
+    from pipeline.train.evaluate.memory import project_memory_bytes
+    from pipeline.train.evaluate.plan import plan_evaluation
     from tests.pipeline.raster.mosaics import UPRIGHT, UTM, make_contents
     from tests.pipeline.train.evaluated import config
 

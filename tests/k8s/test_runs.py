@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.config import RunConfig
 from pipeline.train.config import TrainConfig
-from pipeline.train.retrain_config import RetrainConfig
+from pipeline.train.retrain.config import RetrainConfig
 from tests.k8s.rendered import KUSTOMIZATIONS, ROOT, Document, render
 
 APPLICATION = PurePosixPath("/opt/terrazzo")

@@ -9,8 +9,8 @@ import rasterio
 
 from deeplab_core.metrics import BoundaryIoU
 from pipeline.storage import Folder
-from pipeline.train.evaluate import evaluate
-from pipeline.train.evaluate_settings import EvaluateConfig
+from pipeline.train.evaluate.run import evaluate
+from pipeline.train.evaluate.settings import EvaluateConfig
 from tests.pipeline.raster.mosaics import UPRIGHT, UTM, Contents, make_contents
 
 UNLABELLED = 255

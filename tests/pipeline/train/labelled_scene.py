@@ -6,8 +6,8 @@ import numpy as np
 import rasterio
 
 from pipeline.raster.grid import Grid
-from pipeline.train.tile_reader import IGNORE
-from pipeline.train.tile_set import Tile, TileSet
+from pipeline.train.tiles.tile_reader import IGNORE
+from pipeline.train.tiles.tile_set import Tile, TileSet
 from tests.pipeline.segment.scene import BANDS, write_scene
 
 CLASSES = ("water", "forest", "field")

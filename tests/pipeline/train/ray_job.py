@@ -21,7 +21,7 @@ from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
 from pipeline.train.optimizer import plan_optimizer
 from pipeline.train.state import StateStore, read_tensors
-from pipeline.train.statistics import TileStatistics
+from pipeline.train.tiles.statistics import TileStatistics
 from pipeline.train.trainer import train_on_ray
 from tests.pipeline.segment.scene import BANDS, MEAN, STD
 from tests.pipeline.train.labelled_scene import CLASSES, make_tile, tile_set

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.train.area import estimate_areas
+from pipeline.train.evaluate.area import estimate_areas
 
 # Olofsson et al. 2014, table 8: sample counts by class of the map (rows) and of the reference (columns), and
 # the pixels (30 m, so 0.09 ha) of each class of the map.

@@ -8,9 +8,9 @@ import rasterio
 
 from pipeline.errors import MismatchError, Refused, SettingsError, StorageError
 from pipeline.raster.mosaic import Mosaic
-from pipeline.train.evaluate import evaluate
-from pipeline.train.evaluate_plan import plan_evaluation
-from pipeline.train.evaluate_worker import EvaluateWorker
+from pipeline.train.evaluate.plan import plan_evaluation
+from pipeline.train.evaluate.run import evaluate
+from pipeline.train.evaluate.worker import EvaluateWorker
 from tests.pipeline.raster.mosaics import UPRIGHT
 from tests.pipeline.train.evaluated import (
     NAMES,

@@ -8,8 +8,8 @@ from affine import Affine
 
 from pipeline.errors import Refused, SettingsError
 from pipeline.storage import Folder
-from pipeline.train.index import load_tile_set
-from pipeline.train.settings import LabelsSettings, TilesSettings
+from pipeline.train.tiles.index import load_tile_set
+from pipeline.train.tiles.settings import LabelsSettings, TilesSettings
 from tests.pipeline.raster.mosaics import UPRIGHT, UTM
 from tests.pipeline.train.evaluated import (
     NAMES,

@@ -13,12 +13,12 @@ from affine import Affine
 from pipeline.errors import MismatchError, SettingsError
 from pipeline.raster.window import Window
 from pipeline.storage import Folder
-from pipeline.train import index_pairs
-from pipeline.train.index import extend_manifest, load_tile_set
-from pipeline.train.manifest import read_manifest
-from pipeline.train.settings import LabelsSettings, TilesSettings
-from pipeline.train.statistics import training_statistics
-from pipeline.train.tile_reader import IGNORE, TileReader
+from pipeline.train.tiles import index_pairs
+from pipeline.train.tiles.index import extend_manifest, load_tile_set
+from pipeline.train.tiles.manifest import read_manifest
+from pipeline.train.tiles.settings import LabelsSettings, TilesSettings
+from pipeline.train.tiles.statistics import training_statistics
+from pipeline.train.tiles.tile_reader import IGNORE, TileReader
 from tests.pipeline.train.conftest import write_pair, write_raster
 
 NAMES = {0: "soil", 1: "water", 2: "wood"}

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import MismatchError
 from pipeline.raster.grid import Grid
-from pipeline.train.intake import contents, sort_tiles
-from pipeline.train.tile_set import Tile, TileSet
+from pipeline.train.retrain.intake import contents, sort_tiles
+from pipeline.train.tiles.tile_set import Tile, TileSet
 
 
 def tile(name, split="train", sha="1", pixels=100):

@@ -69,7 +69,7 @@ def test_labels_on_another_grid_are_looked_up_as_gdal_does(contents, place, tmp_
 
 
 def test_labels_far_finer_than_the_mosaic_are_read_in_pieces(contents, place, tmp_path, monkeypatch):
-    from pipeline.train import raster_labels
+    from pipeline.train.evaluate import raster_labels
 
     fine = np.repeat(np.repeat(truth_of(contents)[:130, :150], 9, axis=0), 9, axis=1)
     transform = UPRIGHT @ Affine.scale(1 / 9)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train.label_values import LabelValues, by_names
-from pipeline.train.settings import LabelsSettings
+from pipeline.train.tiles.label_values import LabelValues, by_names
+from pipeline.train.tiles.settings import LabelsSettings
 
 UNLABELLED = 255
 VALUES = LabelValues(((-3, 1), (7, 2), (200, 0), (9, -1)), (0, 250), 3, UNLABELLED)

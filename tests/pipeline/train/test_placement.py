@@ -10,7 +10,7 @@ from pyproj import CRS, Transformer
 from pipeline.errors import SettingsError
 from pipeline.raster.grid import Grid
 from pipeline.raster.window import Window
-from pipeline.train.placement import CELL_PX, Shifted, Warped, cells, place
+from pipeline.train.evaluate.placement import CELL_PX, Shifted, Warped, cells, place
 from tests.pipeline.raster.mosaics import ROTATED, UPRIGHT, UTM
 
 NEXT_ZONE = CRS.from_epsg(32634).to_wkt()

@@ -7,10 +7,10 @@ import pytest
 import rasterio
 
 from pipeline.errors import SettingsError
-from pipeline.train.import_set import PUBLIC_SETS, import_set
-from pipeline.train.index import load_tile_set
-from pipeline.train.settings import LabelsSettings, TilesSettings
-from pipeline.train.tile_reader import IGNORE, TileReader
+from pipeline.train.tiles.import_set import PUBLIC_SETS, import_set
+from pipeline.train.tiles.index import load_tile_set
+from pipeline.train.tiles.settings import LabelsSettings, TilesSettings
+from pipeline.train.tiles.tile_reader import IGNORE, TileReader
 from tests.pipeline.train.conftest import write_raster
 
 SHAPE = (24, 32)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train.reliability import Reliability
+from pipeline.train.evaluate.reliability import Reliability
 
 NODATA = 255
 

@@ -12,7 +12,7 @@ from pipeline.train.batches import BatchLoader
 from pipeline.train.positions import CELL_PX, find_positions
 from pipeline.train.samples import SampleSource, normalise, place_window
 from pipeline.train.tile_cache import TileCache, cut
-from pipeline.train.tile_reader import LabelledPixels, TileReader
+from pipeline.train.tiles.tile_reader import LabelledPixels, TileReader
 from tests.pipeline.train.small_tiles import job_of, settings, write_tiles
 
 

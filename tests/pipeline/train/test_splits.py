@@ -11,8 +11,8 @@ from pyproj import CRS
 
 from pipeline.errors import SettingsError
 from pipeline.raster.grid import Grid
-from pipeline.train.splits import Said, SplitRules, assign_splits, split_of
-from pipeline.train.tile_set import Tile
+from pipeline.train.tiles.splits import Said, SplitRules, assign_splits, split_of
+from pipeline.train.tiles.tile_set import Tile
 
 RULES = SplitRules(seed=0, val_share=0.3, test_share=0.2, group=None, block_m=None)
 UTM = CRS.from_epsg(32633).to_wkt()

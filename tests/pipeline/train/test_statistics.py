@@ -11,10 +11,10 @@ from pipeline.errors import SettingsError
 from pipeline.raster.grid import Grid
 from pipeline.raster.source import Pixels, SourceInfo
 from pipeline.raster.window import Window
-from pipeline.train import statistics
-from pipeline.train.index import load_tile_set
-from pipeline.train.settings import LabelsSettings, TilesSettings
-from pipeline.train.statistics import NOTHING, cheap_windows, measure_pixels, training_statistics
+from pipeline.train.tiles import statistics
+from pipeline.train.tiles.index import load_tile_set
+from pipeline.train.tiles.settings import LabelsSettings, TilesSettings
+from pipeline.train.tiles.statistics import NOTHING, cheap_windows, measure_pixels, training_statistics
 from tests.pipeline.train.conftest import write_pair, write_raster
 
 

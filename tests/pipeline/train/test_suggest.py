@@ -17,9 +17,9 @@ from pipeline.errors import SettingsError, StorageError
 from pipeline.raster.mosaic import MosaicLayout
 from pipeline.raster.window import Window
 from pipeline.storage import Folder
-from pipeline.train.doubt import Candidate, anchors, class_borders, distance_px
-from pipeline.train.suggest import choose_diverse, suggest
-from pipeline.train.suggest_settings import SuggestConfig
+from pipeline.train.suggest.doubt import Candidate, anchors, class_borders, distance_px
+from pipeline.train.suggest.run import choose_diverse, suggest
+from pipeline.train.suggest.settings import SuggestConfig
 from tests.pipeline.raster.mosaics import UPRIGHT, UTM, Contents, make_contents
 
 NODATA = 255

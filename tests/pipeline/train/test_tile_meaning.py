@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.errors import SettingsError
-from pipeline.train.meaning import resolve_meaning
-from pipeline.train.settings import LabelsSettings
-from pipeline.train.tile_set import IGNORE
+from pipeline.train.tiles.meaning import resolve_meaning
+from pipeline.train.tiles.settings import LabelsSettings
+from pipeline.train.tiles.tile_set import IGNORE
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import SettingsError
 from pipeline.storage import Folder
-from pipeline.train.catalog import find_pairs
+from pipeline.train.tiles.catalog import find_pairs
 
 
 def make(root, *keys):

@@ -17,10 +17,10 @@ from rasterio.warp import transform as warp_points
 
 from pipeline.errors import BlockError, SourceError
 from pipeline.raster.window import Window
-from pipeline.train import tile_reader
-from pipeline.train.index import load_tile_set
-from pipeline.train.settings import LabelsSettings, TilesSettings
-from pipeline.train.tile_reader import IGNORE, TileReader
+from pipeline.train.tiles import tile_reader
+from pipeline.train.tiles.index import load_tile_set
+from pipeline.train.tiles.settings import LabelsSettings, TilesSettings
+from pipeline.train.tiles.tile_reader import IGNORE, TileReader
 from tests.pipeline.train.conftest import write_pair, write_raster
 
 NAMES = {0: "soil", 1: "water", 2: "wood"}

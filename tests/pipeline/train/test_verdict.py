@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipeline.train.verdict import Figures, judge
+from pipeline.train.retrain.verdict import Figures, judge
 
 
 def figures(water, forest, built):

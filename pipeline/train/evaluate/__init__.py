@@ -1,0 +1,1 @@
+"""A mosaic against labels: counts, areas, reliability, an error map."""

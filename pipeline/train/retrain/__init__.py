@@ -1,0 +1,1 @@
+"""The closed loop: new tiles, a challenger, the verdict."""

@@ -1,0 +1,1 @@
+"""The tiles of a mosaic that are most worth labelling."""

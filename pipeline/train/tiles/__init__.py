@@ -1,0 +1,1 @@
+"""Labelled tiles: found, measured, split, written down and read by window."""
