@@ -67,7 +67,7 @@ def test_the_plan_as_table_and_as_json(config, tmp_path, capsys):
         (["--set", "crop.sise_px=513"], "there is no setting 'crop.sise_px'; the nearest is 'crop.size_px'"),
         (["--set", "crop.size_px=512"], "take 497 or 513"),
         (["--set", "inference.scales=[0.8]"], "use 0.75 or 0.875"),
-        (["--set", "source.urls=[a.tif, b.tif]"], "--each"),
+        (["--set", "source.urls=[a.tif, b.tif]"], "of 2 files 2 cannot be: there must be a raster"),
         (["--set", "block.size_px=1000"], "multiple of 1024"),
         (["--config", "/no/such/run.yaml"], "there must be a file at /no/such/run.yaml"),
         (["--set", "region.window=[900, 0, 10, 10]"], "must meet the source's 230 × 300 px"),
