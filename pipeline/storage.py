@@ -282,8 +282,8 @@ def gdal_options(*, cache_bytes: int, num_threads: int) -> dict[str, str | int]:
         options["AWS_S3_ENDPOINT"] = parts.netloc + parts.path.rstrip("/")
         options["AWS_HTTPS"] = "NO" if parts.scheme == "http" else "YES"
         options["AWS_VIRTUAL_HOSTING"] = "YES" if _is_set("AWS_VIRTUAL_HOSTED_STYLE_REQUEST") else "NO"
-    if _is_anonymous():
-        options["AWS_NO_SIGN_REQUEST"] = "YES"
+    # Said either way: an option that an earlier environment set may outlive it in another thread.
+    options["AWS_NO_SIGN_REQUEST"] = "YES" if _is_anonymous() else "NO"
     return options
 
 

@@ -36,7 +36,7 @@ def _s3() -> Any:  # noqa: ANN401 - pyarrow is not typed
     """S3 as obstore and GDAL see it; keys travel inside, since the controller has no variables of ours."""
     said = gdal_options(cache_bytes=0, num_threads=1)
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-    is_anonymous = "AWS_NO_SIGN_REQUEST" in said
+    is_anonymous = said["AWS_NO_SIGN_REQUEST"] == "YES"
     options: dict[str, Any] = {
         "anonymous": is_anonymous,
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",

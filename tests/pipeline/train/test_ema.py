@@ -16,7 +16,7 @@ def test_it_is_the_average_that_a_loop_over_numbers_gives():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        model(torch.randn(2, 3, 33, 33))  # moves the running statistics
+        model.lattice(torch.randn(2, 3, 33, 33))  # moves the running statistics
         average.update(model, step)
         decay = min(0.6, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
