@@ -113,7 +113,7 @@ def _look(config: RetrainConfig, *, write: bool) -> Round:
     registry = Registry.at(config.registry.url)
     holder = registry.holder()
     record = (registry.record(holder.champion.version) or {}) if holder else {}
-    classes = config.model.get("classes") or record.get("classes")
+    classes = config.model.get("classes")  # the same every time, or the manifest would be another one's
     tiles = look_at_tiles(config.tiles, config.labels, classes, write=write)
     rejected: dict[str, str] = {}
     if not config.retrain.retry_rejected:
