@@ -22,6 +22,22 @@ from deeplab_core.segmenter import Segmenter
 _KERNEL = 3
 
 
+class SumConv2d(nn.Module):
+    """relu(convolution + other).
+
+    Args:
+        conv: The convolution.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, images_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
+        """Gives the feature maps."""
+        return F.relu(self.conv(images_NCHW) + other_NCHW)
+
+
 class FastDecoderHead(Head):
     """A `DeepLabV3PlusHead` for inference with folded norms; shares its layers.
 
@@ -42,11 +58,11 @@ class FastDecoderHead(Head):
         self.taps.weight = nn.Parameter(
             context_OCKK.permute(2, 3, 0, 1).reshape(-1, context_channels, 1, 1).contiguous()
         )
-        self.low_conv = nn.Conv2d(low_channels, conv.out_channels, _KERNEL, padding=_KERNEL // 2)
-        self.low_conv.weight = nn.Parameter(low_OCKK.contiguous())
-        self.low_conv.bias = conv.bias
-        first, *others = head.decoder.children()
-        self.rest = nn.Sequential(*list(first.children())[1:], *others)
+        low_conv = nn.Conv2d(low_channels, conv.out_channels, _KERNEL, padding=_KERNEL // 2)
+        low_conv.weight = nn.Parameter(low_OCKK.contiguous())
+        low_conv.bias = conv.bias
+        self.join: nn.Module = SumConv2d(low_conv)
+        self.rest = head.decoder[1:]
         self.logits, self.channels = head.logits, conv.out_channels
 
     def forward(self, features: Features) -> Tensor:
@@ -55,7 +71,7 @@ class FastDecoderHead(Head):
         if self.refine is not None:
             context = self.refine(context)
         low = self.low(features.low_NCHW)
-        return self.logits(self.rest(self._convolve_upsampled(context, low) + self.low_conv(low)))
+        return self.logits(self.rest(self.join(low, self._convolve_upsampled(context, low))))
 
     def _convolve_upsampled(self, context: Tensor, low: Tensor) -> Tensor:
         batch, _, rows_in, columns_in = context.shape

@@ -35,8 +35,12 @@ class PackedConv2d(nn.Module):
             images_NCHW, self.weight, self.bias, *self.geometry, self.activation, [], ""
         )
 
-    def plus(self, images_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
-        """Gives relu(convolution + other), as residual blocks end."""
+
+class PackedSumConv2d(PackedConv2d):
+    """relu(convolution + other), as residual blocks end."""
+
+    def forward(self, images_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:  # type: ignore[override]
+        """Gives the feature maps."""
         return torch.ops.mkldnn._convolution_pointwise.binary(  # noqa: SLF001
             images_NCHW, other_NCHW, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], ""
         )
