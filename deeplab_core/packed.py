@@ -1,6 +1,6 @@
-"""A network for bf16 on CPU made of faster parts: packed convolutions, fused residual blocks, Winograd.
+"""A network for CPU made of faster parts: packed convolutions, fused residual blocks, Winograd.
 
-Measured on two cores, both sides in one run, crops of 513 px one by one, not compiled:
+Measured on two cores in bf16, all in one run, crops of 513 px one by one, not compiled:
 
 | | ResNet-50 v3+ | MobileNetV3 v3+ |
 |---|---|---|
@@ -11,6 +11,7 @@ Measured on two cores, both sides in one run, crops of 513 px one by one, not co
 
 torch.compile, which packs and fuses too, takes 286 ms: nothing is left for it to gain. Nor for us: but for
 Winograd's additions all convolutions run at 210 to 225 GMAC a second, which is what two such cores can do.
+In fp32 it is 579 against 620 ms as it was and 613 compiled, and with a MobileNetV3 194 against 223 and 219.
 """
 
 import torch

@@ -20,8 +20,8 @@ LARGEST_BLOCK_PX = {"cpu": 4096, "cuda": 16384}
 
 BATCH = {"cpu": 2, "cuda": 16}
 
-COMPILE_CROPS_PER_WORKER = {"cpu": 5000, "cuda": 4000}
-"""Crops after which compiling has paid for itself: on CPU it takes a minute and gains 5 to 10 percent."""
+COMPILE_CROPS_PER_WORKER = 4000
+"""Crops after which compiling for CUDA has paid for itself."""
 
 MEMORY_SHARE = 0.85
 """Of a machine's memory, what workers may plan with; the system and Ray take the rest."""
@@ -156,7 +156,7 @@ def choose(
         plan = plan_of(block_px)
         return Choices(device, workers.threads, precision, compiled, batch, block_px), plan, memory_of(plan)
 
-    will_compile = _whether_to_compile(config, machine, workers, lattice, region, device, precision, stored)
+    will_compile = _whether_to_compile(config, machine, workers, lattice, region, device, stored)
     decided = decide(will_compile)
     too_much = decided[2].total > workers.memory_bytes
     if too_much and decided[0].compile and config.inference.compile == "auto" and not stored:
@@ -192,7 +192,6 @@ def _whether_to_compile(
     lattice: Lattice,
     region: Region,
     device: str,
-    precision: Precision,
     stored: Mapping[str, Any] | None,
 ) -> bool:
     wish = config.inference.compile
@@ -200,11 +199,11 @@ def _whether_to_compile(
         return wish == "on"
     if stored:
         return bool(stored["compile"])
-    if device == "cpu" and precision == "bf16":
+    if device == "cpu":
         return False  # packed convolutions are faster, and at once
     rows, cols = lattice.crops(region.box)
     per_worker = math.prod((*(region.stack or ()), len(rows), len(cols))) / workers.count
-    return machine.can_compile and per_worker >= COMPILE_CROPS_PER_WORKER[device]
+    return machine.can_compile and per_worker >= COMPILE_CROPS_PER_WORKER
 
 
 def _choose_block_px(

@@ -79,9 +79,21 @@ def test_blocks_whose_norms_are_not_folded_stay() -> None:
     assert sum(isinstance(part, Bottleneck) for part in model.modules()) == 16
 
 
-def test_fp32_and_other_layouts_are_left_as_they_are() -> None:
+@pytest.mark.parametrize("options", NETWORKS[:3], ids=str)
+def test_in_fp32_it_is_the_same_network(options: dict[str, Any]) -> None:
+    model = model_of(**options)
+    images_NCHW = random_images(2, model.config.in_channels, 97, 97)
+    packed = prepare_for_inference(model, precision="fp32", size_px=97)
+    assert packed.preparation.packed > 0
+    assert not packed.preparation.compiled
+    with torch.inference_mode():
+        exact = model.lattice(images_NCHW)
+    assert (packed.lattice(images_NCHW) - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_fp16_and_other_layouts_are_left_as_they_are() -> None:
     model = model_of(backbone="resnet18")
-    for options in ({"precision": "fp32"}, {"precision": "bf16", "channels_last": False}):
+    for options in ({"precision": "fp16"}, {"precision": "bf16", "channels_last": False}):
         assert prepare_for_inference(model, compile=False, size_px=33, **options).preparation.packed == 0
 
 

@@ -244,7 +244,7 @@ handler.emit = records.append
 logging.getLogger("deeplab_core").addHandler(handler)
 model, images = TinySegmenter(), random_images(1, 3, 65, 65)
 settings = dict(precision="fp32", size_px=65)
-prepared = prepare_for_inference(model, compile="auto", scales=(1.0, 1.25), **settings)
+prepared = prepare_for_inference(model, compile=True, scales=(1.0, 1.25), **settings)
 same = torch.equal(
     prepared.lattice(images), prepare_for_inference(model, compile=False, **settings).lattice(images)
 )

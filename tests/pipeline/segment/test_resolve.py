@@ -138,7 +138,7 @@ def test_precision_and_batch_follow_the_machine_unless_given(machine, settings, 
     assert (choices.device, choices.precision, choices.batch) == (device, precision, batch)
 
 
-LONG, LONG_ON_GPU = (4 * COMPILE_CROPS_PER_WORKER[device] for device in ("cpu", "cuda"))
+LONG = 4 * COMPILE_CROPS_PER_WORKER
 
 
 def side_with(crops):
@@ -154,10 +154,10 @@ def side_with(crops):
         (LAPTOP, True, 4, True),
         (LAPTOP, False, LONG, False),
         (LAPTOP, "auto", 4, False),
-        (LAPTOP, "auto", LONG, True),
+        (LAPTOP, "auto", LONG, False),
         (GPU_BOX, "auto", 4, False),
-        (GPU_BOX, "auto", GPU_BOX.gpus * LONG_ON_GPU, True),
-        (replace(LAPTOP, can_compile=False), "auto", LONG, False),
+        (GPU_BOX, "auto", GPU_BOX.gpus * LONG, True),
+        (replace(GPU_BOX, can_compile=False), "auto", GPU_BOX.gpus * LONG, False),
         (replace(LAPTOP, cpu_bf16=True), "auto", LONG, False),
         (replace(LAPTOP, cpu_bf16=True), "on", LONG, True),
     ],
@@ -169,9 +169,9 @@ def test_compilation_is_chosen_where_it_pays(machine, wish, crops, expected):
 
 
 def test_compilation_pays_by_the_crops_of_one_worker():
-    side = side_with(int(2.5 * COMPILE_CROPS_PER_WORKER["cpu"]))
-    assert chosen(side, side, compute={"workers": 2})[0].compile
-    assert not chosen(side, side, compute={"workers": 3})[0].compile
+    side = side_with(int(2.5 * COMPILE_CROPS_PER_WORKER))
+    assert chosen(side, side, machine=GPU_BOX, compute={"workers": 2})[0].compile
+    assert not chosen(side, side, machine=GPU_BOX, compute={"workers": 3})[0].compile
 
 
 def makespan(plan, num_workers):
@@ -297,7 +297,7 @@ def test_a_run_that_is_continued_chooses_as_it_did_on_any_machine():
     [
         ("inference", "precision", "bf16", "precision"),
         ("inference", "batch", 7, "batch"),
-        ("inference", "compile", "off", "compile"),
+        ("inference", "compile", "on", "compile"),
         ("block", "size_px", 3072, "block_px"),
         ("compute", "threads_per_worker", 3, "threads"),
     ],
@@ -309,4 +309,4 @@ def test_what_is_given_counts_more_than_what_is_stored(group, setting, value, na
     again = choices_to_json(chosen(side, side, stored=stored, **{group: {setting: value}})[0])
     changed = {key for key in stored if stored[key] != again[key]}
     assert changed == {name}
-    assert again[name] == (False if value == "off" else value)
+    assert again[name] == (True if value == "on" else value)
