@@ -18,6 +18,7 @@ from safetensors.torch import load as parse_weights
 from safetensors.torch import save as serialise_weights
 from torch import Tensor
 
+from deeplab_core.class_colors import class_colors
 from deeplab_core.metadata import (
     METADATA_NAME,
     WEIGHTS_NAME,
@@ -25,7 +26,6 @@ from deeplab_core.metadata import (
     CheckpointMetadata,
 )
 from deeplab_core.model import build_model
-from deeplab_core.palette import default_colors
 from deeplab_core.segmenter import Segmenter
 
 ReadBytes = Callable[[str], bytes]
@@ -72,7 +72,7 @@ def save_checkpoint(  # noqa: PLR0913 - a checkpoint says many things, all by na
     metadata = CheckpointMetadata.of(
         {
             "config": model.config.model_copy(update={"pretrained": False}),
-            "colors": default_colors(model.config.num_classes) if colors is None else tuple(colors),
+            "colors": class_colors(model.config.classes) if colors is None else tuple(colors),
             "bands": tuple(bands),
             "mean": tuple(float(value) for value in mean),
             "std": tuple(float(value) for value in std),

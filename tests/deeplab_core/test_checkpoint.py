@@ -22,7 +22,6 @@ from deeplab_core.checkpoint import load_metadata
 from deeplab_core.config import ModelConfig
 from deeplab_core.metadata import METADATA_NAME, WEIGHTS_NAME, CheckpointError, CheckpointMetadata
 from deeplab_core.model import build_model
-from deeplab_core.palette import default_colors
 from deeplab_core.segmenter import Segmenter
 from tests.deeplab_core.random_models import random_images, randomised
 
@@ -293,19 +292,3 @@ class TestMetadata:
         )
         done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
         assert done.stdout.split() == ["built", "False"]
-
-
-class TestPalette:
-    def test_a_few_classes_are_far_apart_and_off_black_and_white(self) -> None:
-        colors = np.array([(0, 0, 0), (255, 255, 255), *default_colors(20)], dtype=float)
-        distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
-        assert distance[np.triu_indices(len(colors), k=1)].min() > 25
-
-    def test_many_classes_stay_different_and_begin_alike(self) -> None:
-        many = default_colors(255)
-        assert len(set(many)) == 255
-        assert default_colors(7) == many[:7]
-        assert all(isinstance(value, int) and 0 <= value <= 255 for color in many for value in color)
-
-    def test_it_is_what_a_checkpoint_gets(self, saved: Path) -> None:
-        assert load_metadata(saved).colors == default_colors(3)

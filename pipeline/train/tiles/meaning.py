@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deeplab_core.palette import default_colors
+from deeplab_core.class_colors import class_colors
 from pipeline.errors import SettingsError
 from pipeline.train.tiles.settings import MOST_CLASSES, LabelsSettings
 from pipeline.train.tiles.tile_set import IGNORE
@@ -66,7 +66,7 @@ def resolve_meaning(labels: LabelsSettings, classes: Sequence[str] | None, *, dr
         values |= {index: index for index in range(len(order)) if index not in values and index not in taken}
     return Meaning(
         order,
-        class_colors(order, labels.colors),
+        _colors(order, labels.colors),
         dict(sorted(values.items())),
         labels.ignore,
         frozenset(labels.values),
@@ -76,9 +76,9 @@ def resolve_meaning(labels: LabelsSettings, classes: Sequence[str] | None, *, dr
     )
 
 
-def class_colors(classes: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
-    """``#rrggbb`` of each class: as given, else calm and distinct ones."""
-    chosen = (f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in default_colors(len(classes)))
+def _colors(classes: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
+    """``#rrggbb`` of each class: as given, else the customary ones."""
+    chosen = (f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in class_colors(classes))
     return tuple(given.get(name, color).lower() for name, color in zip(classes, chosen, strict=True))
 
 
