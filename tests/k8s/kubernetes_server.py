@@ -180,12 +180,13 @@ def problem(code: int, reason: str, message: str) -> Document:
 
 def selected(document: Document, query: dict[str, str]) -> bool:
     key, _, value = query["labelSelector"].partition("=")
-    return document["metadata"].get("labels", {}).get(key) == value
+    labels: dict[str, str] = document["metadata"].get("labels", {})
+    return labels.get(key) == value
 
 
 @contextmanager
-def serving(server: KubernetesServer) -> Iterator[KubernetesServer]:
-    """The server, listening on a port of its own."""
+def serving(server: KubernetesServer, port: int = 0) -> Iterator[KubernetesServer]:
+    """The server, listening on a port of its own, or on the one it had before it went away."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -226,7 +227,7 @@ def serving(server: KubernetesServer) -> Iterator[KubernetesServer]:
         def log_message(self, *_args: Any) -> None:
             pass
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     server.url = f"http://127.0.0.1:{listener.server_address[1]}"

@@ -32,10 +32,10 @@ def render(kustomization: str) -> tuple[Document, ...]:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("NOT CHECKED: the manifests, for want of kubectl on the PATH")
-    command = [kubectl, "kustomize", K8S / kustomization]
+    command = [kubectl, "kustomize", str(K8S / kustomization)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    return tuple(yaml.safe_load_all(ended.stdout))
+    return tuple(yaml.load_all(ended.stdout, Loader=yaml.CSafeLoader))
 
 
 def all_documents() -> Iterator[tuple[str, Document]]:

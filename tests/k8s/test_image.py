@@ -1,8 +1,14 @@
 """The Dockerfile and what goes into the image, read as text: there is no Docker where tests run."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.k8s.rendered import K8S, ROOT
 
@@ -16,10 +22,54 @@ def instructions(word: str) -> list[str]:
 
 
 def test_versions_are_pinned_and_nothing_is_installed_at_start() -> None:
-    [install] = [line for line in instructions("RUN") if "pip install" in line]
-    assert "--constraint constraints.txt" in install
+    installs = [line for line in instructions("RUN") if "pip install" in line]
+    assert all("--constraint constraints.txt" in line or "--no-deps" in line for line in installs)
+    assert len(installs) == 2
     for word in ("CMD", "ENTRYPOINT"):
         assert not any("pip" in line for line in instructions(word))
+
+
+def requirements() -> list[Requirement]:
+    """What the image installs before our code comes: the Dockerfile's own program, run here."""
+    [program] = re.findall(r'RUN python -c "(.+?)" > requirements.txt', dockerfile())
+    listed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [Requirement(line) for line in listed.stdout.splitlines()]
+
+
+def test_everything_that_a_setting_can_ask_for_is_in_the_image() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "dev"]
+    assert set(requirements()) == {Requirement(line) for line in sum(extras, project["dependencies"])}
+
+
+def test_our_code_is_installed_so_that_it_knows_its_version() -> None:
+    """A run asks for it; where it is only copied, every run would end with a fault of ours."""
+    [install] = [line for line in instructions("RUN") if "--editable" in line]
+    assert "--no-deps --editable /opt/terrazzo" in install
+    copied = [line.split()[:-1] for line in instructions("COPY") if line.endswith("/opt/terrazzo/")]
+    assert "pyproject.toml" in copied[0]
+
+
+def test_every_package_in_the_image_is_pinned() -> None:
+    """What constraints.txt leaves out, pip would choose anew on the day of the build."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(canonicalize_name(needed.name), frozenset(needed.extras)) for needed in requirements()]
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        assert name in pinned, f"{name} is not pinned in constraints.txt"
+        for text in requires(name) or []:
+            needed = Requirement(text)
+            markers = [{"extra": extra} for extra in (wanted or {""})]
+            if needed.marker is None or any(needed.marker.evaluate(marker) for marker in markers):
+                waiting.append((canonicalize_name(needed.name), frozenset(needed.extras)))
+    assert len(seen) > 50
 
 
 def test_python_is_one_that_the_project_supports() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -34,10 +35,16 @@ STARTED: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture
-def cluster() -> Iterator[KubernetesServer]:
+def stopped() -> KubernetesServer:
+    """A cluster whose API is away."""
     template = yaml.safe_load((ROOT / "k8s/base/nightly-template.yaml").read_text())
     template["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "terrazzo"
-    with serving(KubernetesServer(template, statuses=[INITIALIZING, RUNNING, SUCCEEDED])) as server:
+    return KubernetesServer(template, statuses=[INITIALIZING, RUNNING, SUCCEEDED])
+
+
+@pytest.fixture
+def cluster(stopped: KubernetesServer) -> Iterator[KubernetesServer]:
+    with serving(stopped) as server:
         yield server
 
 
@@ -202,11 +209,26 @@ def test_a_strangers_rayjob_of_that_name_is_named(cluster: KubernetesServer, tmp
 
 def test_hiccups_while_watching_do_not_end_the_watch(cluster: KubernetesServer, tmp_path: Path) -> None:
     cluster.statuses = [RUNNING, RUNNING, SUCCEEDED]
-    cluster.faults[f"GET {RAYJOBS}/"] = [503, "drop", 401]
+    cluster.faults[f"GET {RAYJOBS}/"] = [503, 401]
     ended = run(cluster, tmp_path)
     assert ended.code == 0, ended.err
     assert "was answered 503: etcdserver: request timed out" in ended.err
     assert "out of sight" in ended.err
+
+
+def test_an_api_that_is_away_for_a_while_is_waited_for(stopped: KubernetesServer, tmp_path: Path) -> None:
+    """The control plane is upgraded: nobody listens, then the RayJob has ended meanwhile."""
+    stopped.statuses = [RUNNING]
+    with serving(stopped) as server:
+        process = start(server, tmp_path)
+        wait_for(lambda: ("get", "rayjobs", today()) in server.calls)
+    time.sleep(0.3)  # several looks
+    stopped.statuses = [SUCCEEDED]
+    with serving(stopped, urlsplit(stopped.url).port or 0) as server:
+        ended = Ended(process)
+        assert ended.code == 0, ended.err
+        assert "was not answered" in ended.err
+        assert server.created() == [today()]
 
 
 def test_an_api_that_stays_away_is_named(cluster: KubernetesServer, tmp_path: Path) -> None:

@@ -212,6 +212,9 @@ def test_a_cronjob_keeps_its_promises(series: str, period_s: int) -> None:
         [container] = job["template"]["spec"]["containers"]
         assert f"--config=/etc/terrazzo/nightly/{series}.yaml" in container["command"]
         assert job["template"]["spec"]["restartPolicy"] == "Never", "a podFailurePolicy needs it"
+        [trigger] = container["env"]
+        path = trigger["valueFrom"]["fieldRef"]["fieldPath"]
+        assert path.endswith("controller-uid']"), "a name comes again: its RayJob of then would be found now"
 
 
 def series_settings(overlay: str, series: str) -> NightlyConfig:
@@ -249,6 +252,31 @@ def test_the_queue_has_room_for_one_run() -> None:
     assert workers["replicas"] * int(container["resources"]["requests"]["nvidia.com/gpu"]) <= int(
         quota["nvidia.com/gpu"]
     )
+
+
+UNITS = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def amount(quantity: str) -> float:
+    """A quantity as Kubernetes writes it."""
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", quantity).groups()  # type: ignore[union-attr]
+    return float(number) * UNITS.get(unit, 1)
+
+
+def test_a_laptop_has_room_for_the_standing_cluster_and_one_run() -> None:
+    """4 cores and 12 GiB, less what kind, CoreDNS and the operator ask for: about 1.1 cores and 0.9 GiB."""
+    overlay = "overlays/cpu-small"
+    cluster = one(overlay, "RayCluster", "terrazzo")["spec"]
+    job = one(overlay, "RayCronJob", "terrazzo-nightly-template")["spec"]["jobTemplate"]
+    cronjob = one(overlay, "CronJob", "terrazzo-nightly")["spec"]["jobTemplate"]["spec"]
+    pods = [*ray_pods(cluster), *ray_pods(job["rayClusterSpec"])]
+    assert all(group["maxReplicas"] == 1 for group in cluster["workerGroupSpecs"])
+    pods += [job["submitterPodTemplate"]["spec"], cronjob["template"]["spec"]]
+    requests = [container["resources"]["requests"] for pod in pods for container in pod["containers"]]
+    assert sum(amount(request["cpu"]) for request in requests) <= 4 - 1.1
+    assert sum(amount(request["memory"]) for request in requests) <= (12 - 0.9) * 2**30
+    limits = [container["resources"]["limits"] for pod in pods for container in pod["containers"]]
+    assert max(amount(limit["cpu"]) for limit in limits) <= 4
 
 
 def test_every_name_that_a_pod_mentions_exists() -> None:

@@ -112,6 +112,8 @@ def test_sources_of_copies_are_not_applied() -> None:
     for kustomization in KUSTOMIZATIONS:
         kinds_here = {document["kind"] for document in render(kustomization)}
         assert "PodTemplate" not in kinds_here
+        if kustomization.startswith("overlays/"):
+            assert "RayJob" not in kinds_here, "installing starts no run"
         if kustomization.startswith("jobs/"):
             assert kinds_here == {"ConfigMap", "RayJob"}, (
                 "a one-shot job brings its run and nothing that stays"
