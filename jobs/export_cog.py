@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mosaic", metavar="URL", help="mosaic to read")
     parser.add_argument("--array", choices=("classes", "confidence", "logits"), help="what to export")
     parser.add_argument(
-        "--region", metavar="WHERE", help="window=R,C,H,W, bbox=LEFT,BOTTOM,RIGHT,TOP or a GeoJSON file"
+        "--region", metavar="WHERE", help="window=R,C,H,W, bbox=LEFT,BOTTOM,RIGHT,TOP or a file of polygons"
     )
     parser.add_argument("--t", type=int, metavar="N", help="time point of a stack, from 0")
     parser.add_argument("--z", type=int, metavar="N", help="depth of a stack, from 0")

@@ -23,7 +23,7 @@ from pipeline.settings import Settings, load_settings
 class LabelSettings(Settings):
     """What becomes labels, and where they go."""
 
-    mosaic: Annotated[str, Field(description="the mosaic, a Zarr group: path or URL", min_length=1)]
+    mosaic: Annotated[str, Field(description="the mosaic, a Zarr group, or a latest.json", min_length=1)]
     image: Annotated[
         str | None, Field(description="the OME-Zarr image; without output, labels go inside it", min_length=1)
     ] = None

@@ -28,7 +28,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class PolygonSettings(Settings):
     """What becomes polygons, and where they go."""
 
-    mosaic: Annotated[str, Field(description="the mosaic, a Zarr group: path or URL", min_length=1)]
+    mosaic: Annotated[str, Field(description="the mosaic, a Zarr group, or a latest.json", min_length=1)]
     output: Annotated[
         str, Field(description="the file: path or URL ending in .geojson, .parquet or .fgb", min_length=1)
     ]
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mosaic", metavar="URL", help="mosaic to read")
     parser.add_argument("--classes", metavar="NAME,…", help="classes by name or index, between commas")
     parser.add_argument(
-        "--region", metavar="WHERE", help="window=R,C,H,W, bbox=LEFT,BOTTOM,RIGHT,TOP or a GeoJSON file"
+        "--region", metavar="WHERE", help="window=R,C,H,W, bbox=LEFT,BOTTOM,RIGHT,TOP or a file of polygons"
     )
     parser.add_argument("--min-area", type=float, metavar="AREA", help="leave out smaller polygons")
     parser.add_argument("--simplify", type=float, metavar="PX", help="how far a border may move")

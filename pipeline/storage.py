@@ -22,6 +22,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from zarr.storage import ObjectStore as ZarrObjectStore
 
 from pipeline.errors import StorageError
+from pipeline.remedies import about_keys, where_to_look
 
 GDAL_PREFIXES = {
     "s3": "/vsis3/",
@@ -241,7 +242,10 @@ def read_url(url: str | Path) -> bytes:
     try:
         return Folder(parent).read(name)
     except FileNotFoundError as error:
-        raise StorageError(f"there must be a file at {redact(str(url))}; there is none") from error
+        where = redact(str(url))
+        raise StorageError(
+            f"there must be a file at {where}; there is none; {where_to_look(where)}"
+        ) from error
 
 
 def write_url(url: str | Path, data: bytes) -> None:
@@ -343,7 +347,9 @@ def explained(action: str, url: str, *, missing_is_fault: bool = False) -> Itera
     except (BaseError, PermissionError, OSError) as error:
         if isinstance(error, FileNotFoundError) and not missing_is_fault:
             raise
-        hint = "" if is_local(url) else "; check the URL, the network and the credentials (AWS_*, ...)"
+        general = "" if is_local(url) else "; check the URL, the network and the credentials (AWS_*, ...)"
+        keys = about_keys(url, str(error))
+        hint = f"; {keys}" if keys else general
         # Not "from error": its text holds whole requests, and tracebacks are stored.
         sentence = f"cannot {redact_text(action)} {redact(url)}: {_in_short(error)}{hint}"
         raise StorageError(sentence) from None

@@ -10,7 +10,7 @@ from pipeline.raster import region as regions
 from pipeline.raster.grid import Grid
 from pipeline.raster.mosaic import MosaicLayout
 from pipeline.raster.plane import Plane
-from pipeline.raster.polygons import from_geojson, mask
+from pipeline.raster.polygons import from_file, mask
 from pipeline.raster.region import Region
 from pipeline.raster.window import Window
 
@@ -20,7 +20,7 @@ class RegionWish:
     """What part is asked for; at most one of the three is given.
 
     Attributes:
-        polygon: GeoJSON file or URL.
+        polygon: GeoJSON or GeoParquet, file or URL.
         bbox: Left, bottom, right, top in the mosaic's CRS.
         window: First row, first column, height, width in the mosaic's pixels.
     """
@@ -40,7 +40,7 @@ def find_region(grid: Grid, wish: RegionWish) -> Region:
     if wish.bbox is not None:
         return regions.from_bbox(grid, wish.bbox)
     if wish.polygon is not None:
-        return from_geojson(grid, wish.polygon)
+        return from_file(grid, wish.polygon)
     return regions.whole(grid)
 
 
@@ -62,7 +62,7 @@ def outside(region: Region, window: Window) -> NDArray[np.bool_] | None:
 
 
 def parse_region(text: str) -> dict[str, object]:
-    """What ``--region`` names, as settings: ``window=…``, ``bbox=…`` or a GeoJSON file."""
+    """What ``--region`` names, as settings: ``window=…``, ``bbox=…`` or a file of polygons."""
     kind, separator, values = text.partition("=")
     if not separator or kind not in ("window", "bbox"):
         return {"region.polygon": text}
@@ -72,7 +72,8 @@ def parse_region(text: str) -> dict[str, object]:
         numbers = ()
     if len(numbers) != 4:
         raise SettingsError(
-            "--region must be window=ROW,COLUMN,HEIGHT,WIDTH, bbox=LEFT,BOTTOM,RIGHT,TOP or a GeoJSON file, "
+            "--region must be window=ROW,COLUMN,HEIGHT,WIDTH, bbox=LEFT,BOTTOM,RIGHT,TOP or a file of "
+            f"polygons, "
             f"got {text!r}"
         )
     return {f"region.{kind}": numbers}

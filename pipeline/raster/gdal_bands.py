@@ -3,10 +3,12 @@
 One place says what counts as data, for a single raster and for each of many scenes alike.
 """
 
+import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,41 @@ from rasterio.session import DummySession
 from rasterio.windows import Window as RasterioWindow
 
 from pipeline.errors import SourceError
+from pipeline.raster.png_end import is_cut_short
 from pipeline.raster.window import Window
+from pipeline.remedies import about_keys, where_to_look
 from pipeline.storage import gdal_options, gdal_path, is_local, redact, redact_text
 
 GDAL_CACHE_BYTES = 256 << 20
 
+# What GDAL signals comes back as an exception, and is told as one: said before, too, it only confuses.
+logging.getLogger("rasterio").setLevel(logging.WARNING)
 
-def gdal_environment(*, num_threads: int) -> rasterio.Env:
-    """GDAL's settings and credentials, for one thread and as long as the environment is entered."""
+ALLOWED_EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"
+RASTERS = (
+    "{noext},.tif,.tiff,.btf,.svs,.ndpi,.scn,.bif,.mrxs,.vrt,.gti,.gpkg,.fgb,.geojson,.json,.jp2,.j2k,.jpg,"
+    ".jpeg,.png,.webp,.gif,.bmp,.img,.ige,.rrd,.nc,.nc4,.h5,.hdf,.hdf5,.he5,.grib,.grb,.grb2,.asc,.dem,.hgt,.bil,"
+    ".bip,.bsq,.dat,.raw,.ini,.hdr,.ers,.kea,.ntf,.nitf,.til"
+)
+SIDECARS = ".aux.xml,.ovr,.msk,.tfw,.tifw,.tiffw,.wld,.pgw,.jgw,.j2w,.prj"
+"""What else GDAL may ask a server for. It would, whenever it opens a file, ask for eight more that nobody has
+(.aux, .AUX, .xml ...), one after the other and all the while holding Python's lock: half a second a scene."""
+
+
+def gdal_environment(*, num_threads: int, url: str = "", alone: bool = False) -> rasterio.Env:
+    """GDAL's settings and credentials, for one thread and as long as the environment is entered.
+
+    Args:
+        num_threads: CPU threads that GDAL may decode with.
+        url: The raster that is read, normalised: its ending is one that a server may be asked for.
+        alone: Whether it is known that nothing lies beside it: then nothing else is asked for.
+    """
     options = gdal_options(cache_bytes=GDAL_CACHE_BYTES, num_threads=num_threads)
+    if ALLOWED_EXTENSIONS not in os.environ:
+        own = PurePosixPath(redact(url)).suffix.lower()
+        options[ALLOWED_EXTENSIONS] = f"{RASTERS},{SIDECARS},{own}"
+    if alone:
+        options["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
     # GDAL reads the credential variables itself; rasterio's own sessions would ask for boto3.
     return rasterio.Env(session=DummySession(), **options)
 
@@ -45,6 +73,13 @@ class GdalLevel:
     directory: int | None = None
 
 
+def said(error: BaseException) -> str:
+    """What GDAL said, without secrets: rasterio's own words only point to what went before."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return redact_text(str(error))
+
+
 def open_dataset(url: str, level: GdalLevel | None = None) -> DatasetReader:
     """The raster at a normalised URL, or a coarser copy in it."""
     path, options = gdal_path(url), {}
@@ -53,11 +88,21 @@ def open_dataset(url: str, level: GdalLevel | None = None) -> DatasetReader:
     elif level is not None:
         options["OVERVIEW_LEVEL"] = level.overview
     try:
-        return rasterio.open(path, **options)
+        dataset = rasterio.open(path, **options)
     except RasterioError as error:
         if is_local(url) and not Path(url).exists():
-            raise SourceError(f"there must be a raster at {url}; there is no such file") from error
-        raise SourceError(f"cannot open {redact(url)} as a raster: {redact_text(str(error))}") from error
+            raise SourceError(
+                f"there must be a raster at {url}; there is no such file; {where_to_look(url)}"
+            ) from error
+        keys = about_keys(url, str(error))
+        reason = redact_text(str(error)) + (f"; {keys}" if keys else "")
+        raise SourceError(f"cannot open {redact(url)} as a raster: {reason}") from error
+    if dataset.driver == "PNG" and is_cut_short(url):
+        dataset.close()
+        raise SourceError(
+            f"the file is cut short: {redact(url)} lacks the mark that ends a PNG; copy it again"
+        )
+    return dataset
 
 
 class BandReader:

@@ -24,6 +24,7 @@ from pipeline.raster.gdal_bands import (
     GdalLevel,
     gdal_environment,
     open_dataset,
+    said,
     working_dtype,
 )
 from pipeline.raster.grid import Grid
@@ -35,7 +36,6 @@ from pipeline.storage import (
     is_signed,
     normalise_url,
     redact,
-    redact_text,
     split_url,
 )
 
@@ -56,6 +56,7 @@ class GdalSpec:
         nodata: Value without data; None: as the file declares.
         num_threads: CPU threads that GDAL may decode with.
         level: A coarser copy in the same file; None: the raster itself.
+        identities: Who the file was when it was looked at; whoever opens it does not ask its store again.
     """
 
     url: str
@@ -63,6 +64,7 @@ class GdalSpec:
     nodata: float | None
     num_threads: int = 1
     level: GdalLevel | None = None
+    identities: tuple[Identity, ...] = ()
 
     def open(self) -> "GdalSource":
         """The source."""
@@ -97,17 +99,18 @@ class FoundRaster:
 
     def spec(self, bands: tuple[int, ...]) -> GdalSpec:
         """How to open it for these bands."""
-        return GdalSpec(self.url, bands, self.nodata)
+        return GdalSpec(self.url, bands, self.nodata, identities=self.info.identities)
 
     def identities_in(self, window: Window) -> tuple[Identity, ...]:  # noqa: ARG002 - one file shows everywhere
         """The files that may show in a window: the one there is."""
         return self.info.identities
 
 
-def find_raster(url: str, *, nodata: float | None = None) -> FoundRaster:
-    """Look at the raster at a URL."""
+def find_raster(url: str, *, nodata: float | None = None, identified: bool = True) -> FoundRaster:
+    """Look at the raster at a URL; ``identified``: whether its store is asked who it is, too."""
     url = normalise_url(url)
-    return FoundRaster(url, nodata, inspect_raster(url))
+    info = inspect_raster(url) if identified else describe_raster(url)
+    return FoundRaster(url, nodata, info)
 
 
 def inspect_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:
@@ -118,26 +121,26 @@ def inspect_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:
 
 def describe_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:
     """What the raster at a normalised URL says of itself, without asking its store who it is."""
-    with gdal_environment(num_threads=1), open_dataset(url, level) as dataset:
-        if not dataset.count:
-            raise SourceError(
-                f"a source must have 1 to {MAX_BANDS} bands, got a container without any: {redact(url)}; "
-                "give one of the rasters in it"
-            )
-        bands = tuple(_describe_band(dataset, number) for number in dataset.indexes)
-        grid = Grid(
-            dataset.height,
-            dataset.width,
-            dataset.transform,
-            dataset.crs.to_wkt() if dataset.crs else None,
+    with gdal_environment(num_threads=1, url=url), open_dataset(url, level) as dataset:
+        return _describe(dataset, url)
+
+
+def _describe(dataset: DatasetReader, url: str) -> SourceInfo:
+    if not dataset.count:
+        raise SourceError(
+            f"a source must have 1 to {MAX_BANDS} bands, got a container without any: {redact(url)}; "
+            "give one of the rasters in it"
         )
-        block_shape = tuple(dataset.block_shapes[0])
+    bands = tuple(_describe_band(dataset, number) for number in dataset.indexes)
     if len(bands) > MAX_BANDS:
         raise SourceError(f"a source must have 1 to {MAX_BANDS} bands, got {len(bands)} in {redact(url)}")
     odd = [band.dtype for band in bands if "complex" in band.dtype]
     if odd:
         raise SourceError(f"bands must hold real numbers, got {odd[0]} in {redact(url)}")
-    return SourceInfo(redact(url), grid, bands, (), (block_shape[0], block_shape[1]))
+    crs_wkt = dataset.crs.to_wkt() if dataset.crs else None
+    grid = Grid(dataset.height, dataset.width, dataset.transform, crs_wkt)
+    block_height, block_width = dataset.block_shapes[0]
+    return SourceInfo(redact(url), grid, bands, (), (block_height, block_width))
 
 
 def _describe_band(dataset: DatasetReader, number: int) -> BandInfo:
@@ -163,11 +166,11 @@ class GdalSource:
 
     def __init__(self, spec: GdalSpec) -> None:
         self.spec = spec
-        self.info = inspect_raster(spec.url, spec.level)
         self._idle: LifoQueue[DatasetReader] = LifoQueue()
         self._strip_reads = 1 if is_local(spec.url) else REMOTE_READS
         self._strips = ThreadPoolExecutor(self._strip_reads, thread_name_prefix="read")
         with self._dataset() as dataset:
+            self.info = replace(_describe(dataset, spec.url), identities=spec.identities)
             self._reader = BandReader(dataset, spec.bands, spec.nodata)
 
     def read(self, window: Window) -> Pixels:
@@ -210,7 +213,7 @@ class GdalSource:
 
     @contextmanager
     def _dataset(self) -> Iterator[DatasetReader]:
-        with gdal_environment(num_threads=self.spec.num_threads):
+        with gdal_environment(num_threads=self.spec.num_threads, url=self.spec.url):
             try:
                 dataset = self._idle.get_nowait()
             except Empty:
@@ -219,7 +222,10 @@ class GdalSource:
                 yield dataset
             except RasterioError as error:
                 dataset.close()
-                raise BlockError(f"cannot read {redact(self.spec.url)}: {redact_text(str(error))}") from error
+                raise BlockError(f"cannot read {redact(self.spec.url)}: {said(error)}") from error
+            except BaseException:
+                dataset.close()
+                raise
             self._idle.put(dataset)
 
 

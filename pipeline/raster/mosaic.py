@@ -21,14 +21,16 @@ from pipeline.raster.mosaic_layout import (
     CONFIDENCE_NODATA,
     CONFIDENCE_STEPS,
     FORMAT,
+    FORMAT_FAMILY,
     PLAIN,
     LogitsLayout,
     MosaicLayout,
     array_names,
     layout_of,
 )
-from pipeline.raster.mosaic_writer import BlockArrays, MosaicWriter, checksum
+from pipeline.raster.mosaic_writer import BlockArrays, MosaicWriter, checksum, checksum_of
 from pipeline.raster.window import Window
+from pipeline.remedies import where_to_look
 from pipeline.storage import Folder, explained, redact
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "MosaicWriter",
     "array_names",
     "checksum",
+    "checksum_of",
     "create_class_arrays",
     "create_mosaic",
     "describe_levels",
@@ -65,9 +68,11 @@ class Mosaic:
             with explained("open a mosaic at", folder.url):
                 group = zarr.open_group(folder.zarr_store(read_only=True), mode="r", **PLAIN)
         except (GroupNotFoundError, ContainsArrayError, FileNotFoundError) as error:
-            raise StorageError(f"there must be a mosaic at {redact(folder.url)}; there is none") from error
-        if group.attrs.get("format") != FORMAT:
-            raise StorageError(f"{redact(folder.url)} is a Zarr group, but not a mosaic of format {FORMAT}")
+            where = redact(folder.url)
+            raise StorageError(
+                f"there must be a mosaic at {where}; there is none; {where_to_look(where)}"
+            ) from error
+        _check_format(group.attrs.get("format"), folder.url)
         try:
             return cls(group, folder.url)
         except KeyError as error:
@@ -169,3 +174,15 @@ class Mosaic:
         if not self.grid.window.contains(window):
             raise ValueError(f"the window must lie in the mosaic's {self.grid.window.shape}, got {window}")
         return window
+
+
+def _check_format(found: object, url: str) -> None:
+    """Refuse a group that is no mosaic, and a mosaic of another time."""
+    if found == FORMAT:
+        return
+    if isinstance(found, str) and found.startswith(FORMAT_FAMILY):
+        raise StorageError(
+            f"a mosaic must be of format {FORMAT}, got {found} at {redact(url)}: another version of this "
+            "program wrote it; read it with that version, or write it anew with this one"
+        )
+    raise StorageError(f"{redact(url)} is a Zarr group, but not a mosaic of format {FORMAT}")

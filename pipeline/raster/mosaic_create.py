@@ -87,7 +87,7 @@ def create_class_arrays(group: zarr.Group, layout: MosaicLayout, grid: Grid) -> 
     }
     _create_array(group, "classes", layout, grid, layout.class_dtype, classes)
     _create_array(group, "confidence", layout, grid, np.dtype(np.uint8), confidence)
-    _create_reference(group, layout, grid)
+    create_georeference(group, layout, grid)
 
 
 def _create_array(
@@ -141,7 +141,8 @@ def _ones(layout: MosaicLayout) -> tuple[int, ...]:
     return (1,) * len(layout.stack_shape)
 
 
-def _create_reference(group: zarr.Group, layout: MosaicLayout, grid: Grid) -> None:
+def create_georeference(group: zarr.Group, layout: MosaicLayout, grid: Grid) -> None:
+    """Everything that places a group's arrays: CRS, coordinates and planes; harmless where it is there."""
     if "spatial_ref" not in group:
         attributes = georeference.grid_mapping_attributes(grid)
         group.create_array("spatial_ref", shape=(), dtype=np.int64, fill_value=0, attributes=attributes)

@@ -17,7 +17,8 @@ CHUNK_PX = 1024
 
 CONFIDENCE_NODATA = 255
 CONFIDENCE_STEPS = 254
-FORMAT = "terrazzo-mosaic/1"
+FORMAT_FAMILY = "terrazzo-mosaic/"
+FORMAT = f"{FORMAT_FAMILY}1"
 
 PLAIN: Any = {"zarr_format": 3, "use_consolidated": False}
 """How groups are opened: consolidated metadata are for others, and may be older than the arrays."""

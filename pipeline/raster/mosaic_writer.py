@@ -1,14 +1,15 @@
 """Writing a mosaic block by block: whole chunks and shards, so each object has one writer."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore, StorePath, WrapperStore
 
 from pipeline.raster.mosaic_layout import MosaicLayout, array_names
@@ -75,11 +76,24 @@ class MosaicWriter:
 
 
 class _RecordingStore(WrapperStore[ObjectStore[Any]]):
-    """Remembers the checksum of every object that goes through it."""
+    """Remembers the checksum of every object that goes through it, and reads none.
+
+    zarr looks at a shard before it writes it, to keep what is not written. A block's objects are wholly its
+    own: nothing of them is kept, a request is saved, and one that was damaged is replaced like any other.
+    """
 
     def __init__(self, store: ObjectStore[Any]) -> None:
         super().__init__(store)
         self.written: dict[str, str] = {}
+
+    async def get(
+        self,
+        key: str,  # noqa: ARG002 - whatever is asked for
+        prototype: BufferPrototype,  # noqa: ARG002
+        byte_range: ByteRequest | None = None,  # noqa: ARG002
+    ) -> Buffer | None:
+        """Nothing: see above."""
+        return None
 
     async def set(self, key: str, value: Buffer) -> None:
         await super().set(key, value)
@@ -88,4 +102,12 @@ class _RecordingStore(WrapperStore[ObjectStore[Any]]):
 
 def checksum(data: bytes) -> str:
     """A short digest that tells an object's bytes from others'."""
-    return hashlib.sha256(data).hexdigest()[:32]
+    return checksum_of([data])
+
+
+def checksum_of(parts: Iterable[bytes]) -> str:
+    """The same of an object that is read part by part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]

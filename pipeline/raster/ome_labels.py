@@ -50,6 +50,22 @@ class ExportedLabels:
 
 
 @dataclass(frozen=True)
+class _Leading:
+    """A dimension before y and x; of a single plane it lies where the image's only plane lies."""
+
+    name: str
+    unit: str | None = None
+    scale: float = 1.0
+    translation: float = 0.0
+
+    @property
+    def axis(self) -> dict[str, str]:
+        """As OME-NGFF describes it."""
+        unit = {"unit": self.unit} if self.unit else {}
+        return {"name": self.name, "type": KINDS[self.name], **unit}
+
+
+@dataclass(frozen=True)
 class _Target:
     """Where labels go.
 
@@ -65,7 +81,7 @@ class _Target:
     folder: Folder
     version: str
     image: str | None
-    leading: tuple[str, ...]
+    leading: tuple[_Leading, ...]
     scales: tuple[tuple[list[float], list[float]], ...]
     unit: str | None
 
@@ -90,12 +106,12 @@ def export_labels_into(mosaic_url: str, image_url: str, *, name: str) -> Exporte
     image = parse_image(group.attrs.asdict(), redact(folder.url))
     version = "0.4" if group.metadata.zarr_format == 2 else "0.5"
     at_image = _placed_in(mosaic.grid, image, group, redact(folder.url))
-    single = tuple(dim for dim in ("t", "z") if _size(group, image, dim) == 1)
+    single = tuple(_leading(image, dim) for dim in ("t", "z") if _size(group, image, dim) == 1)
     target = _Target(
         folder=folder.child(f"labels/{name}"),
         version=version,
         image="../../",
-        leading=mosaic.layout.stack_dims or single,
+        leading=_of_stack(mosaic.layout) or single,
         scales=tuple(_scale(at_image.coarsen(1 << level)) for level in range(len(image.levels))),
         unit=at_image.unit,
     )
@@ -121,7 +137,7 @@ def export_labels(mosaic_url: str, output_url: str, *, image_url: str | None = N
         folder=folder,
         version="0.5",
         image=_named_from(folder.url, image_url),
-        leading=mosaic.layout.stack_dims,
+        leading=_of_stack(mosaic.layout),
         scales=tuple(_scale(mosaic.grid.coarsen(1 << level)) for level in range(levels)),
         unit=mosaic.grid.unit,
     )
@@ -150,6 +166,17 @@ def _size(group: zarr.Group, image: OmeImage, dim: str) -> int | None:
     if dim not in image.dims or not isinstance(array, zarr.Array):
         return None
     return array.shape[image.dims.index(dim)]
+
+
+def _leading(image: OmeImage, dim: str) -> _Leading:
+    """A dimension as the image has it: napari lays layers on each other only where their units agree."""
+    at, finest = image.dims.index(dim), image.levels[0]
+    return _Leading(dim, image.units[at], finest.scale[at], finest.translation[at])
+
+
+def _of_stack(layout: MosaicLayout) -> tuple[_Leading, ...]:
+    """The dimensions of a stack, by name: where its planes lie, it says itself."""
+    return tuple(_Leading(dim) for dim in layout.stack_dims)
 
 
 def _placed_in(grid: Grid, image: OmeImage, group: zarr.Group, where: str) -> Grid:
@@ -266,7 +293,7 @@ def _create_array(
     group: zarr.Group, path: str, target: _Target, layout: MosaicLayout, grid: Grid
 ) -> zarr.Array[Any]:
     leading = layout.stack_shape or (1,) * len(target.leading)
-    dims = (*target.leading, "y", "x")
+    dims = (*(dim.name for dim in target.leading), "y", "x")
     is_v2 = target.zarr_format == 2
     dtype = np.uint8 if layout.num_classes <= np.iinfo(np.uint8).max else np.uint16
     return group.create_array(
@@ -302,11 +329,11 @@ def _as_labels(values: NDArray[Any], nodata: int, dtype: np.dtype[Any]) -> NDArr
 def _attributes(layout: MosaicLayout, target: _Target, name: str) -> dict[str, Any]:
     """What makes an image of labels of the group."""
     multiscale = _multiscale(layout, target, name)
-    colors, properties = [], []
+    colors, properties = [], []  # none of which may be called "index": napari has a column of that name
     for index, (class_name, color) in enumerate(zip(layout.class_names, layout.class_colors, strict=True)):
         rgba = [*bytes.fromhex(color.removeprefix("#")), 255]
         colors.append({"label-value": index + 1, "rgba": rgba})
-        properties.append({"label-value": index + 1, "class": class_name, "index": index})
+        properties.append({"label-value": index + 1, "class": class_name})
     label: dict[str, Any] = {"colors": colors, "properties": properties}
     if target.image is not None:
         label["source"] = {"image": target.image}
@@ -322,13 +349,13 @@ def _multiscale(layout: MosaicLayout, target: _Target, name: str) -> dict[str, A
         whole = mosaic_attributes(name, [("0", layout.grid)], layout.stack)["multiscales"][0]
         first = whole["datasets"][0]["coordinateTransformations"]
         stack = {"axes": whole["axes"][:2], "scale": first[0]["scale"][:2], "at": first[1]["translation"][:2]}
-    axes = stack.get("axes") or [{"name": dim, "type": KINDS[dim]} for dim in target.leading]
+    axes = stack.get("axes") or [dim.axis for dim in target.leading]
     unit = {"unit": target.unit} if target.unit else {}
     axes = [*axes, *({"name": dim, "type": "space"} | unit for dim in ("y", "x"))]
     datasets = []
     for level, (scale, translation) in enumerate(target.scales):
-        steps = [*(stack.get("scale") or [1.0] * len(target.leading)), *scale]
-        place = [*(stack.get("at") or [0.0] * len(target.leading)), *translation]
+        steps = [*(stack.get("scale") or (dim.scale for dim in target.leading)), *scale]
+        place = [*(stack.get("at") or (dim.translation for dim in target.leading)), *translation]
         transformations = [{"type": "scale", "scale": steps}, {"type": "translation", "translation": place}]
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
     return {"name": name, "axes": axes, "datasets": datasets}

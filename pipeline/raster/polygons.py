@@ -1,7 +1,4 @@
-"""Polygons from a file, and polygons burnt into pixels."""
-
-import json
-from typing import Any
+"""Polygons of a file laid on a grid, and polygons burnt into its pixels."""
 
 import numpy as np
 import pyproj
@@ -10,33 +7,24 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
-from shapely.errors import ShapelyError
-from shapely.geometry import shape
 
 from pipeline.errors import SettingsError
 from pipeline.raster.grid import Grid
+from pipeline.raster.polygon_file import read_polygons
 from pipeline.raster.region import Region, from_polygons
 from pipeline.raster.window import Window
-from pipeline.storage import read_url, redact
+from pipeline.storage import redact
 
 
-def from_geojson(grid: Grid, url: str) -> Region:
-    """The polygons of a GeoJSON file, in longitude and latitude unless it names a CRS."""
-    try:
-        document = json.loads(read_url(url))
-        parts = [shapely.make_valid(shape(geometry)) for geometry in _geometries(document)]
-    except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
-        raise SettingsError(
-            f"region.polygon must be GeoJSON, got {redact(url)}: {type(error).__name__}: {error}"
-        ) from error
-    polygons = shapely.union_all(parts)
-    if polygons.is_empty or polygons.area == 0:
-        raise SettingsError(f"region.polygon must hold polygons, got none in {redact(url)}")
+def from_file(grid: Grid, url: str) -> Region:
+    """The polygons of a GeoJSON or GeoParquet file, whatever its CRS."""
+    found = read_polygons(url)
+    polygons, where = found.polygons, redact(url)
     if grid.crs_wkt is None:
         raise SettingsError(
             "region.polygon needs a source that is georeferenced; use region.window for one that is not"
         )
-    to_grid = _transformer(document.get("crs"), grid.crs_wkt, redact(url))
+    to_grid = _transformer(found.crs, grid.crs_wkt, where)
     # Long edges bend when projected: points a hundredth of the extent apart keep them where they belong.
     extent = max(polygons.bounds[2] - polygons.bounds[0], polygons.bounds[3] - polygons.bounds[1])
     dense = shapely.segmentize(polygons, extent / 100)
@@ -44,18 +32,17 @@ def from_geojson(grid: Grid, url: str) -> Region:
     if not np.isfinite(projected.bounds).all():
         raise SettingsError(
             f"region.polygon must lie where the source's CRS is defined, got bounds {list(polygons.bounds)} "
-            f"in {redact(url)}; is the file in another CRS than it says?"
+            f"in {where}; is the file in another CRS than it says?"
         )
-    return from_polygons(grid, projected, f"region.polygon {redact(url)}")
+    return from_polygons(grid, projected, f"region.polygon {where}")
 
 
-def _transformer(named_crs: dict[str, Any] | None, grid_wkt: str, where: str) -> pyproj.Transformer:
-    """From the file's CRS, longitude and latitude unless it names another, to the grid's."""
-    name = (named_crs or {}).get("properties", {}).get("name", "OGC:CRS84")
+def _transformer(crs: pyproj.CRS, grid_wkt: str, where: str) -> pyproj.Transformer:
+    """From the file's CRS to the grid's."""
     try:
-        return pyproj.Transformer.from_crs(name, pyproj.CRS.from_wkt(grid_wkt), always_xy=True)
+        return pyproj.Transformer.from_crs(crs, pyproj.CRS.from_wkt(grid_wkt), always_xy=True)
     except ProjError as error:
-        raise SettingsError(f"region.polygon: no way from {name!r} of {where}: {error}") from error
+        raise SettingsError(f"region.polygon: no way from {crs.name!r} of {where}: {error}") from error
 
 
 def mask(region: Region, window: Window) -> NDArray[np.bool_]:
@@ -72,14 +59,3 @@ def mask(region: Region, window: Window) -> NDArray[np.bool_]:
     burnt = rasterize([region.polygons], out_shape=inside.shape, transform=place, fill=0, default_value=1)
     wanted[part] = burnt.astype(np.bool_)
     return wanted
-
-
-def _geometries(document: dict[str, Any]) -> list[dict[str, Any]]:
-    kind = document.get("type")
-    if kind == "FeatureCollection":
-        return [found for feature in document["features"] for found in _geometries(feature)]
-    if kind == "Feature":
-        return _geometries(document["geometry"]) if document.get("geometry") else []
-    if kind == "GeometryCollection":
-        return [found for geometry in document["geometries"] for found in _geometries(geometry)]
-    return [document] if kind in ("Polygon", "MultiPolygon") else []

@@ -1,6 +1,5 @@
 """What part of a source is wanted: a box of pixels, or polygons inside it. Pure."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import SettingsError
 from pipeline.raster.grid import Grid
+from pipeline.raster.quadtree import Spans, touched_boxes
 from pipeline.raster.window import Window
 
 
@@ -37,18 +37,12 @@ class Region:
         shapely.prepare(polygons)
         return polygons
 
-    def touches(self, windows: Sequence[Window]) -> NDArray[np.bool_]:
-        """Which windows may hold a wanted pixel."""
-        boxes = np.array([(w.col, w.row, w.col_stop, w.row_stop) for w in windows], np.float64).reshape(-1, 4)
+    def touches_grid(self, rows: Spans, cols: Spans) -> NDArray[np.bool_]:
+        """Which windows, one for every pair of a row span and a column span, may hold a wanted pixel."""
         box = self.box
-        meets = (
-            (boxes[:, 0] < box.col_stop)
-            & (boxes[:, 2] > box.col)
-            & (boxes[:, 1] < box.row_stop)
-            & (boxes[:, 3] > box.row)
-        )
+        meets = np.outer(rows.meet(box.row, box.row_stop), cols.meet(box.col, box.col_stop))
         if self.polygons is not None:
-            meets[meets] = shapely.intersects(self.polygons, shapely.box(*boxes[meets].T))
+            meets &= touched_boxes(self.polygons, rows, cols)
         return np.asarray(meets, np.bool_)
 
 

@@ -168,7 +168,12 @@ class FoundSlide:
 
 
 def find_slide(
-    url: str, *, nodata: float | None, wish: LevelWish, tissue_margin_px: int | None
+    url: str,
+    *,
+    nodata: float | None,
+    wish: LevelWish,
+    tissue_margin_px: int | None,
+    identified: bool = True,
 ) -> FoundSource:
     """Look at a raster; one that is no slide, and of which no level is asked, is found as it always was.
 
@@ -177,8 +182,9 @@ def find_slide(
         nodata: Value without data; None: as the file declares.
         wish: Which level.
         tissue_margin_px: By how much tissue is grown; None: bare glass is computed, too.
+        identified: Whether the raster's store is asked who it is.
     """
-    found = find_raster(url, nodata=nodata)
+    found = find_raster(url, nodata=nodata, identified=identified)
     is_asked = wish.is_given or tissue_margin_px is not None
     if found.info.grid.is_georeferenced and not is_asked:
         return found
@@ -208,7 +214,7 @@ def find_slide(
 def read_pyramid(url: str, info: SourceInfo) -> Pyramid:
     """The levels of the raster at a normalised URL, and how large its pixels are."""
     whole = SlideLevel(None, info.grid.height, info.grid.width, (1.0, 1.0))
-    with gdal_environment(num_threads=1), open_dataset(url) as dataset:
+    with gdal_environment(num_threads=1, url=url), open_dataset(url) as dataset:
         pixel_um = None if info.grid.is_georeferenced else pixel_um_of(dataset.tags())
         levels = [GdalLevel(overview=index) for index in range(len(dataset.overviews(1)))]
         if not levels:

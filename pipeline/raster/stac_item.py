@@ -12,14 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pyproj
 import shapely
-from pyproj.exceptions import CRSError
 
 from pipeline.errors import SettingsError, StorageError
 from pipeline.raster.grid import Grid
 from pipeline.raster.lonlat import AroundPole, cut_at_antimeridian, to_lon_lat
 from pipeline.raster.mosaic import CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic, MosaicLayout
+from pipeline.raster.pixel_size import parse_crs, side_m
 from pipeline.storage import Folder, normalise_url, redact, split_url
 
 logger = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ def stac_item(mosaic: Mosaic, url: str, folder: Folder, earlier: Mapping[str, An
 
 def footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
     """Outline and box in longitude and latitude, cut at the antimeridian; nothing for grids without a CRS."""
-    crs = _parse(grid.crs_wkt)
+    crs = parse_crs(grid.crs_wkt)
     if crs is None:
         return None, None
     rows, cols = _outline(grid)
@@ -172,18 +171,11 @@ def _projection(grid: Grid) -> dict[str, Any]:
         "proj:transform": [float(value) for value in list(grid.transform)[:6]],
         "proj:bbox": [float(value) for value in grid.bounds()],
     }
-    crs = _parse(grid.crs_wkt)
+    crs = parse_crs(grid.crs_wkt)
     if crs is None:
         return fields | {"proj:code": None}
     authority = crs.to_authority(min_confidence=100)
     return fields | {"proj:code": ":".join(authority) if authority else None, "proj:wkt2": crs.to_wkt()}
-
-
-def _parse(wkt: str | None) -> pyproj.CRS | None:
-    try:
-        return pyproj.CRS.from_wkt(wkt) if wkt else None
-    except CRSError:
-        return None
 
 
 def _assets(layout: MosaicLayout, url: str, folder: Folder, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,8 +205,8 @@ def _assets(layout: MosaicLayout, url: str, folder: Folder, attributes: Mapping[
 
 def _bands(layout: MosaicLayout) -> list[dict[str, Any]]:
     """The mosaic's arrays as bands."""
-    size = float(np.sqrt(layout.grid.pixel_area))
-    placed = {"raster:spatial_resolution": size} if layout.grid.is_georeferenced else {}
+    size = side_m(layout.grid)
+    placed = {} if size is None else {"raster:spatial_resolution": size}
     bands = [
         {
             "name": "classes",
@@ -235,7 +227,7 @@ def _bands(layout: MosaicLayout) -> list[dict[str, Any]]:
     ]
     if layout.logits != "none":
         coarser = layout.node_px if layout.logits == "lattice" else 1
-        there = {"raster:spatial_resolution": size * coarser} if placed else {}
+        there = {} if size is None else {"raster:spatial_resolution": size * coarser}
         bands.append({"name": "logits", "data_type": "float16", "nodata": "nan", **there})
     return bands
 
@@ -259,10 +251,15 @@ def _slug(name: str, index: int) -> str:
     return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or f"class-{index}"
 
 
+def _plain_name(name: str) -> str:
+    """A model's name without slashes and the like, which the extension refuses: smp/Unet, timm/xception65."""
+    return re.sub(r"[^0-9A-Za-z_. -]+", "-", name).strip(" -_.")
+
+
 def _model(layout: MosaicLayout, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The model by the mlm extension; nothing where the mosaic does not name one."""
+    """The model by the mlm extension; nothing where the mosaic does not name one that can be found."""
     model = attributes.get("model") or {}
-    if not {"arch", "bands"} <= set(model):
+    if not model.get("url") or not {"arch", "bands"} <= set(model):
         return {}
     settings = attributes.get("settings") or {}
     crop_px = int((settings.get("crop") or {}).get("size_px", -1))
@@ -274,7 +271,7 @@ def _model(layout: MosaicLayout, attributes: Mapping[str, Any]) -> dict[str, Any
     classes = [{key: entry[key] for key in ("value", "name", "description")} for entry in _classes(layout)]
     inference = settings.get("inference") or {}
     return {
-        "mlm:name": f"{model['arch']} {model.get('backbone', '')}".strip(),
+        "mlm:name": _plain_name(f"{model['arch']} {model.get('backbone', '')}"),
         "mlm:architecture": model["arch"],
         "mlm:framework": "PyTorch",
         "mlm:tasks": ["semantic-segmentation"],

@@ -21,6 +21,9 @@ from pipeline.storage import normalise_url, read_url, redact, redact_text
 
 logger = logging.getLogger(__name__)
 
+# Its warnings before each new try repeat whole addresses, signatures among them; the last failure is told.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
 Item = dict[str, Any]
 Box = tuple[float, float, float, float]
 

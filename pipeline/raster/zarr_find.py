@@ -57,22 +57,22 @@ class FoundZarr:
         return self.info.identities
 
 
-def find_zarr(url: str, wish: ZarrWish) -> FoundZarr:
-    """Look at the group or array at a URL."""
+def find_zarr(url: str, wish: ZarrWish, *, identified: bool = True) -> FoundZarr:
+    """Look at the group or array at a URL; ``identified``: its objects are listed, to tell who it is."""
     url = normalise_url(url)
     node, only = open_node(url), None
     if isinstance(node, zarr.Array):
         group, name = _around(url)
         if group is None:
-            return _found(url, lone_array(url, node, wish), wish)
+            return _found(url, lone_array(url, node, wish), wish, identified=identified)
         url, node, only = split_url(url)[0], group, name
     attributes = dict(node.attrs)
     inner = None if only else first_series(attributes)
     if inner is not None and inner in node and "1" not in node:
-        return find_zarr(join_url(url, inner), wish)
+        return find_zarr(join_url(url, inner), wish, identified=identified)
     if is_ome(attributes):
-        return _found(url, _ome_image(url, node, only, wish), wish)
-    return _found(url, plain_image(url, node, only, wish), wish)
+        return _found(url, _ome_image(url, node, only, wish), wish, identified=identified)
+    return _found(url, plain_image(url, node, only, wish), wish, identified=identified)
 
 
 def _around(url: str) -> tuple[zarr.Group | None, str | None]:
@@ -120,8 +120,8 @@ def _ome_image(url: str, group: zarr.Group, only: str | None, wish: ZarrWish) ->
     )
 
 
-def _found(url: str, image: ZarrImage, wish: ZarrWish) -> FoundZarr:
-    """The image with its identity; refuses what cannot be segmented."""
+def _found(url: str, image: ZarrImage, wish: ZarrWish, *, identified: bool) -> FoundZarr:
+    """The image, with its identity where that is wanted; refuses what cannot be segmented."""
     where = redact(url)
     if len(image.bands) > MAX_BANDS:
         raise SourceError(f"a source must have 1 to {MAX_BANDS} bands, got {len(image.bands)} in {where}")
@@ -137,7 +137,7 @@ def _found(url: str, image: ZarrImage, wish: ZarrWish) -> FoundZarr:
         url=where,
         grid=image.grid,
         bands=image.bands,
-        identities=tuple(identify_array(url, path) for path in image.arrays),
+        identities=tuple(identify_array(url, path) for path in image.arrays) if identified else (),
         block_shape=(sides["y"], sides["x"]),
         stack=None if image.stack.is_single else image.stack,
         is_microscopy=image.is_microscopy,

@@ -13,7 +13,7 @@ from pipeline.raster.scenes.entry import Entry, Facts
 from pipeline.raster.scenes.footprints import Footprints
 from pipeline.raster.scenes.index import cloud_cover_of, read_index, time_of, url_of
 from pipeline.raster.scenes.listing import folders, single_files
-from pipeline.raster.scenes.look import identify_all, look_at
+from pipeline.raster.scenes.look import alone, identify_all, look_at
 from pipeline.raster.scenes.order import in_order
 from pipeline.raster.scenes.patterns import Listings
 from pipeline.raster.scenes.scene import Composite, Order, QualityRule, Resampling, Scene, digest
@@ -136,6 +136,8 @@ def find_scenes(wish: ScenesWish) -> FoundScenes:
     scenes = tuple(make_scene(entry, facts, layout) for entry in entries)
     warn_of_other_scales(entries, facts, layout)
     grid = choose_grid([file.grid for scene in scenes for file in scene.files], wish.grid)
+    lone = alone(entries)
+    scenes = tuple(scene.knowing(lone) for scene in scenes)
     known = identify_all(entries)
     identities = tuple(
         tuple(known[url] for url in dict.fromkeys(asset.url for asset in entry.files)) for entry in entries

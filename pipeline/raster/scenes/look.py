@@ -17,11 +17,12 @@ from pipeline.raster.grid import Grid
 from pipeline.raster.scenes.entry import Asset, Entry, Facts
 from pipeline.raster.scenes.order import NAMED_AT_MOST
 from pipeline.raster.source import Identity
-from pipeline.storage import Folder, is_local, is_signed, redact
+from pipeline.storage import Folder, StoredObject, is_local, is_signed, redact, split_url
 
 OPENED_AT_ONCE = 16
 ASKED_AT_ONCE = 32
 BUCKETS = ("s3://", "gs://", "az://")
+TIFF = (".tif", ".tiff")
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -44,6 +45,39 @@ def identify_all(entries: Sequence[Entry]) -> dict[str, Identity]:
     return dict(zip(assets, identities, strict=True))
 
 
+def alone(entries: Sequence[Entry]) -> frozenset[str]:
+    """Remote TIFFs beside which nothing lies that tells more of them: mask, metadata, world file.
+
+    GDAL would ask for these whenever it opens a file, one after the other, and no other thread of Python
+    could do anything meanwhile; here they are asked for once a run and all at once. Other formats may be made
+    of several files, which GDAL has to find itself.
+    """
+    urls = {asset.url for entry in entries for asset in entry.files if not is_signed(asset.url)}
+    known = sorted(url for url in urls if url.lower().endswith(TIFF) and not is_local(url))
+    beside = [(url, f"{url}{end}") for url in known for end in (".aux.xml", ".msk")]
+    beside += [(url, f"{url.rpartition('.')[0]}{end}") for url in known for end in (".tfw", ".wld")]
+    there = _all(_may_be_there, [name for _, name in beside], ASKED_AT_ONCE, "found")
+    return frozenset(known) - {url for (url, _), is_there in zip(beside, there, strict=True) if is_there}
+
+
+def _may_be_there(url: str) -> bool:
+    """Whether a store has a file, or does not say."""
+    try:
+        return _stored(url) is not None
+    except StorageError:  # who may not list a bucket is told 403 of what is not there
+        return True
+
+
+def _stored(url: str) -> StoredObject | None:
+    if not url.startswith(BUCKETS):
+        parent, name = split_url(url)
+        return Folder(parent).head(name)
+    # By bucket, not by folder as usual: one connection serves ten thousand scenes.
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    return Folder(f"{scheme}://{bucket}").head(key)
+
+
 def _facts(url: str) -> Facts:
     info = describe_raster(url)
     return Facts(info.grid, info.bands)
@@ -57,10 +91,7 @@ def _identity(asset: Asset) -> Identity:
     if not asset.url.startswith(BUCKETS):
         found = identify(asset.url)
     else:
-        # By bucket, not by folder as usual: one connection serves ten thousand scenes.
-        scheme, _, rest = asset.url.partition("://")
-        bucket, _, key = rest.partition("/")
-        stored = Folder(f"{scheme}://{bucket}").head(key)
+        stored = _stored(asset.url)
         found = Identity(
             redact(asset.url),
             stored.size_bytes if stored else None,

@@ -11,10 +11,10 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from pipeline.errors import BlockError
-from pipeline.raster.gdal_bands import BandReader, gdal_environment, open_dataset
+from pipeline.raster.gdal_bands import BandReader, gdal_environment, open_dataset, said
 from pipeline.raster.scenes.places import outline_px, through
 from pipeline.raster.scenes.scene import SceneFile
-from pipeline.storage import redact, redact_text
+from pipeline.storage import redact
 
 Key = tuple[str, tuple[int, ...], float | None]
 
@@ -40,14 +40,14 @@ class FilePool:
     @contextmanager
     def open(self, file: SceneFile) -> Iterator[OpenFile]:
         """A file, ready to be read by this thread; a failure names it."""
-        with gdal_environment(num_threads=self._num_threads):
+        with gdal_environment(num_threads=self._num_threads, url=file.url, alone=file.is_alone):
             key = (file.url, file.file_bands, file.nodata)
             opened = self._take(key) or _open(file)
             try:
                 yield opened
             except RasterioError as error:
                 opened.dataset.close()
-                raise BlockError(f"cannot read {redact(file.url)}: {redact_text(str(error))}") from error
+                raise BlockError(f"cannot read {redact(file.url)}: {said(error)}") from error
             except BaseException:
                 opened.dataset.close()
                 raise

@@ -27,6 +27,7 @@ class SceneFile:
         scales: A factor for each band; None: raw values.
         offsets: Added after the factor.
         is_mask: Whether its values are flags, all of which count, rather than measurements.
+        is_alone: Whether nothing lies beside it that GDAL would look for, which it then need not.
     """
 
     url: str
@@ -37,6 +38,7 @@ class SceneFile:
     scales: tuple[float, ...] | None = None
     offsets: tuple[float, ...] | None = None
     is_mask: bool = False
+    is_alone: bool = False
 
     def only(self, numbers: frozenset[int]) -> "SceneFile | None":
         """The same file with some of its bands; None where it has none of them."""
@@ -73,6 +75,12 @@ class Scene:
         """The same scene with some of its bands."""
         files = tuple(kept for file in self.files if (kept := file.only(numbers)))
         return Scene(files, self.mask)
+
+    def knowing(self, alone: frozenset[str]) -> "Scene":
+        """The same scene, with the URLs of files beside which nothing lies."""
+        files = tuple(replace(file, is_alone=file.url in alone) for file in self.files)
+        mask = None if self.mask is None else replace(self.mask, is_alone=self.mask.url in alone)
+        return Scene(files, mask)
 
     def to_json(self) -> list[Any]:
         """What decides its pixels, besides its files' bytes."""

@@ -14,6 +14,7 @@ from pipeline.errors import SettingsError
 from pipeline.raster.grid import Grid
 from pipeline.raster.levels import MICROMETRES
 from pipeline.raster.lonlat import cut_at_antimeridian, straight_px, to_lon_lat
+from pipeline.raster.pixel_size import geographic_areas, metres_per_unit
 from pipeline.raster.vectors.lines import Lines, offsets_of
 from pipeline.raster.vectors.polygonise import Features
 
@@ -50,7 +51,7 @@ class Placement:
         """Area of the pixels of rows, in steps."""
         if self.crs is None or not self.crs.is_geographic or self.units != "crs":
             return np.ones(rows.stop - rows.start, np.int64)
-        return np.round(_geographic_areas(self.grid, self.crs, rows) / self.quantum).astype(np.int64)
+        return np.round(geographic_areas(self.grid, self.crs, rows) / self.quantum).astype(np.int64)
 
     def steps(self, area: float) -> int:
         """The smallest number of steps that reach an area."""
@@ -87,7 +88,7 @@ class Placement:
     def _on_earth(self, lines: Lines, crs: pyproj.CRS) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Rings in longitude and latitude, with points between where edges bend."""
         side = math.sqrt(self.grid.pixel_area)
-        metres = side * _unit_m(crs)
+        metres = side * metres_per_unit(crs)
         dense, ring_of = _between(lines, straight_px(metres))
         xy = self._place(dense[:, 1], dense[:, 0])
         lon, lat = to_lon_lat(crs).transform(xy[:, 0], xy[:, 1])
@@ -130,9 +131,9 @@ def place(grid: Grid, units: VectorUnits, *, lon_lat: bool) -> Placement:
         return Placement(grid, "um", None, "µm²", is_lon_lat=False, quantum=grid.pixel_area * factor**2)
     if crs is None:
         return Placement(grid, "crs", None, "squared units", is_lon_lat=False, quantum=grid.pixel_area)
-    quantum = grid.pixel_area * _unit_m(crs) ** 2
+    quantum = grid.pixel_area * metres_per_unit(crs) ** 2
     if crs.is_geographic:
-        largest = _geographic_areas(grid, crs, slice(0, grid.height)).max()
+        largest = geographic_areas(grid, crs, slice(0, grid.height)).max()
         quantum = float(largest) / AREA_STEPS
     return Placement(grid, "crs", crs, "m²", is_lon_lat=lon_lat, quantum=quantum)
 
@@ -144,34 +145,6 @@ def _parse(grid: Grid, *, must_be_known: bool) -> pyproj.CRS | None:
         if must_be_known:
             raise SettingsError(f"the mosaic's CRS must be known to PROJ, got {grid.crs_wkt!r}") from error
         return None
-
-
-def _unit_m(crs: pyproj.CRS) -> float:
-    """Metres in a unit of the CRS; of a degree along a great circle."""
-    factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-    if not crs.is_geographic:
-        return factor
-    ellipsoid = crs.ellipsoid
-    return factor * (ellipsoid.semi_major_metre if ellipsoid else 6_378_137.0)
-
-
-def _geographic_areas(grid: Grid, crs: pyproj.CRS, rows: slice) -> NDArray[np.float64]:
-    """Area in m² of the pixels of rows in degrees, by the ellipsoid's two radii of curvature.
-
-    Of a grid that is rotated against the graticule, the middle column stands for the row.
-    """
-    factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else math.pi / 180
-    middle = grid.transform.d * grid.width / 2
-    lat = (grid.transform.f + middle + grid.transform.e * (np.arange(rows.start, rows.stop) + 0.5)) * factor
-    ellipsoid = crs.ellipsoid
-    radius = ellipsoid.semi_major_metre if ellipsoid else 6_378_137.0
-    squash = 1 / ellipsoid.inverse_flattening if ellipsoid and ellipsoid.inverse_flattening else 0.0
-    eccentricity = squash * (2 - squash)
-    base = 1 - eccentricity * np.sin(lat) ** 2
-    areas: NDArray[np.float64] = (
-        grid.pixel_area * factor**2 * radius**2 * (1 - eccentricity) * np.abs(np.cos(lat)) / base**2
-    )
-    return areas
 
 
 def _between(lines: Lines, longest_px: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -92,6 +92,19 @@ class TestWriters:
         assert contents.write(folder) == written
         assert objects(folder) == before
 
+    @pytest.mark.parametrize("logits", ["lattice", "full"])
+    def test_objects_that_were_cut_short_are_replaced(self, tmp_path, logits):
+        """A power cut leaves them; zarr would read a shard before it writes it, and fail for ever."""
+        contents = make_contents(1100, 1300, logits=logits)
+        folder = Folder.at(tmp_path)
+        written = contents.write(folder)
+        before = objects(folder)
+        for key in written:
+            data = (tmp_path / key).read_bytes()
+            (tmp_path / key).write_bytes(data[: len(data) // 2])
+        assert contents.write(folder) == written
+        assert objects(folder) == before
+
     def test_creating_again_is_harmless(self, tmp_path):
         contents = make_contents(1100, 300, logits="lattice")
         folder = Folder.at(tmp_path)
@@ -243,6 +256,11 @@ class TestOpening:
     def test_another_group_is_not_a_mosaic(self, tmp_path):
         zarr.create_group(str(tmp_path))
         with pytest.raises(StorageError, match="not a mosaic of format terrazzo-mosaic/1"):
+            Mosaic.open(str(tmp_path))
+
+    def test_a_mosaic_of_another_format_is_told_from_what_is_none(self, tmp_path):
+        zarr.create_group(str(tmp_path), attributes={"format": "terrazzo-mosaic/2"})
+        with pytest.raises(StorageError, match=r"mosaic/1, got terrazzo-mosaic/2 at .*another version"):
             Mosaic.open(str(tmp_path))
 
     @pytest.mark.parametrize("missing", ["classes/zarr.json", "spatial_ref/zarr.json"])

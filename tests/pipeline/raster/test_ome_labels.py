@@ -82,6 +82,9 @@ def test_labels_lie_where_the_image_lies(cardio, tmp_path):
     image = parse_image(json.loads((cardio / ".zattrs").read_text()), "image")
     labels = parse_image(json.loads((cardio / "labels/classes/.zattrs").read_text()), "labels")
     assert labels.grid(0, (1, 1080, 1280)) == image.grid(0, (3, 1, 1080, 1280))
+    # The only z plane too, units and all: napari refuses to lay µm on pixels.
+    assert (labels.dims, labels.units) == (image.dims[1:], image.units[1:])
+    assert labels.levels[0].scale[0] == image.levels[0].scale[1]
 
 
 def test_colours_and_names(image, tmp_path):
@@ -97,6 +100,7 @@ def test_colours_and_names(image, tmp_path):
         assert names[index + 1] == name
         assert colors[index + 1] == [*bytes.fromhex(color[1:]), 255]
     assert 0 not in colors
+    assert "index" not in ome["image-label"]["properties"][0], "napari's own column: it opens no such labels"
     validated(image / "labels" / "classes", "0.5", "ImageLabel")
     validated(image, "0.5", "Image")
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BlockError, SourceError
 from pipeline.raster.gdal_source import GdalSource, GdalSpec, _split_rows, inspect_raster
 from pipeline.raster.window import Window
+from pipeline.storage import Folder
 from tests.pipeline.raster.rasters import HEIGHT, WHOLE, WIDTH, assert_holds, holes, read, samples
 
 
@@ -190,6 +191,50 @@ class TestInspection:
         with pytest.raises(BlockError, match=r"cannot read .*a\.tif: "):
             source.read(WHOLE)
         source.close()
+
+
+FORMATS = {
+    "PNG of 8 bits": ("PNG", "uint8", {}),
+    "PNG of 16 bits": ("PNG", "uint16", {}),
+    "JPEG": ("JPEG", "uint8", {}),
+    "progressive JPEG": ("JPEG", "uint8", {"PROGRESSIVE": "ON"}),
+    "TIFF": ("GTiff", "uint8", {}),
+    "TIFF of JPEG tiles": ("GTiff", "uint8", {"tiled": True, "compress": "jpeg", "photometric": "ycbcr"}),
+    "COG": ("COG", "uint8", {"compress": "deflate"}),
+    "JPEG 2000": ("JP2OpenJPEG", "uint8", {}),
+    "WebP": ("WEBP", "uint8", {}),
+}
+
+
+class TestCutShort:
+    """A copy that broke off must never be read as zeros, or as whatever a decoder makes of the rest."""
+
+    @pytest.mark.parametrize("share", [0.5, 0.999])
+    @pytest.mark.parametrize("kind", FORMATS)
+    def test_a_file_of_any_format_is_refused_or_costs_its_blocks(self, tmp_path, kind, share):
+        driver, dtype, options = FORMATS[kind]
+        values = np.random.default_rng(0).integers(1, 255, (3, 300, 300)).astype(dtype)
+        profile = {"driver": driver, "count": 3, "height": 300, "width": 300, "dtype": dtype}
+        with rasterio.open(tmp_path / "whole", "w", **profile, **options) as dataset:
+            dataset.write(values)
+        data = (tmp_path / "whole").read_bytes()
+        (tmp_path / "cut").write_bytes(data[: int(share * len(data))])
+        assert read(str(tmp_path / "whole"), Window(0, 0, 300, 300)).valid_HW.all()
+        with pytest.raises((SourceError, BlockError), match=r"(cannot read|cannot open|cut short:) .*/cut"):
+            read(str(tmp_path / "cut"), Window(0, 0, 300, 300))
+
+    def test_a_png_in_a_bucket_too(self, s3_bucket, tmp_path):
+        values = np.random.default_rng(0).integers(1, 255, (1, 90, 90)).astype(np.uint8)
+        profile = {"driver": "PNG", "count": 1, "height": 90, "width": 90, "dtype": "uint8"}
+        with rasterio.open(tmp_path / "a.png", "w", **profile) as dataset:
+            dataset.write(values)
+        data = (tmp_path / "a.png").read_bytes()
+        Folder(s3_bucket.url).write("whole.png", data + b"what some programs write after it")
+        Folder(s3_bucket.url).write("cut.png", data[:-12])
+        whole = read(f"{s3_bucket.url}/whole.png", Window(0, 0, 90, 90))
+        np.testing.assert_array_equal(whole.samples_CHW, values)
+        with pytest.raises(SourceError, match=r"the file is cut short: s3://.*/cut\.png lacks the mark"):
+            read(f"{s3_bucket.url}/cut.png", Window(0, 0, 90, 90))
 
 
 class TestThreads:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jsonschema
 import numpy as np
 import pytest
 import shapely
@@ -14,6 +15,7 @@ from pipeline.raster.grid import Grid
 from pipeline.raster.stac_item import EXTENSIONS, footprint, write_stac_item
 from pipeline.storage import Folder
 from tests.pipeline.raster.mosaics import ROTATED, make_contents
+from tests.pipeline.raster.stac_schemas import check_extensions
 
 MODEL = {
     "url": "s3://models/one",
@@ -26,10 +28,10 @@ MODEL = {
 }
 
 
-def written(tmp_path, **changes):
+def written(tmp_path, *, model=MODEL, **changes):
     contents = make_contents(300, 410, logits="lattice")
     attributes = {
-        "model": MODEL,
+        "model": model,
         "run_id": "run-1",
         "sources": [{"url": "s3://scenes/a.tif"}],
         "settings": {"crop": {"size_px": 513}, "inference": {"scales": [1.0]}},
@@ -64,18 +66,80 @@ def test_it_says_what_the_mosaic_is(tmp_path):
     assert item["links"] == [{"rel": "derived_from", "href": "s3://scenes/a.tif"}]
 
 
-def test_pystac_finds_no_fault_with_it(tmp_path):
+MODELS = [
+    MODEL,
+    MODEL | {"arch": "smp/Unet", "backbone": "timm-efficientnet-b0"},
+    MODEL | {"backbone": "timm/xception65", "bands": [], "mean": [], "std": []},
+    {"sha256": "ab" * 32, "arch": "deeplabv3", "bands": ["red"]},
+    {},
+]
+GRIDS = [
+    {},
+    {"grid": Grid(300, 410)},
+    {"grid": Grid(300, 410, Affine.scale(0.5), None, "micrometer")},
+    {"grid": Grid(300, 410, Affine(0.01, 0, 10, 0, -0.01, 61), CRS.from_epsg(4326).to_wkt())},
+]
+
+PLACES = ["utm", "nowhere", "slide", "degrees"]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.get('arch')}-{model.get('backbone')}")
+@pytest.mark.parametrize("changes", GRIDS, ids=PLACES)
+def test_stac_and_its_extensions_find_no_fault_with_it(model, changes, tmp_path):
+    pystac = pytest.importorskip("pystac", reason="STAC items are validated with pystac: install pystac-core")
+    validation = pytest.importorskip("pystac.validation")
+    written(tmp_path, model=model, **changes)
+    write_stac_item(str(tmp_path / "m"))
+    export_cog(str(tmp_path / "m"), "classes", str(tmp_path / "map.tif"))
+    item = item_of(tmp_path)
+    assert pystac.Item.from_dict(item).bbox == item.get("bbox")
+    core = item | {"stac_extensions": []}  # extensions' schemas lie in the net
+    validation.validate_dict(core, pystac.STACObjectType.ITEM)
+    check_extensions(item)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("properties", "datetime"), None),
+        (("properties", "proj:shape"), [300]),
+        (("properties", "proj:epsg"), 32633),
+        (("properties", "mlm:name"), "smp/Unet"),
+        (("assets", "model", "roles"), ["data"]),
+        (("assets", "mosaic", "bands", 0, "classification:classes", 0, "name"), "class 0"),
+        (("assets", "mosaic", "bands", 1, "raster:scale"), "1/254"),
+        (("stac_extensions",), [EXTENSIONS["proj"], EXTENSIONS["raster"], EXTENSIONS["mlm"]]),
+    ],
+    ids=str,
+)
+def test_the_check_above_finds_faults(place, value, tmp_path):
     pystac = pytest.importorskip("pystac", reason="STAC items are validated with pystac: install pystac-core")
     validation = pytest.importorskip("pystac.validation")
     written(tmp_path)
     write_stac_item(str(tmp_path / "m"))
     item = item_of(tmp_path)
-    assert pystac.Item.from_dict(item).bbox == item["bbox"]
-    core = item | {"stac_extensions": []}  # extensions' schemas lie in the net
-    validation.validate_dict(core, pystac.STACObjectType.ITEM)
-    del core["properties"]["datetime"]
-    with pytest.raises(pystac.errors.STACValidationError):
-        validation.validate_dict(core, pystac.STACObjectType.ITEM)
+    inner = item
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+
+    def check():
+        validation.validate_dict(item | {"stac_extensions": []}, pystac.STACObjectType.ITEM)
+        check_extensions(item)
+
+    with pytest.raises((pystac.errors.STACValidationError, jsonschema.ValidationError, AssertionError)):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "metres"), list(zip(GRIDS, [10.0, None, 0.5e-6, 794.4], strict=True)), ids=PLACES
+)
+def test_resolution_is_told_in_metres(changes, metres, tmp_path):
+    written(tmp_path, **changes)
+    write_stac_item(str(tmp_path / "m"))
+    bands = {band["name"]: band for band in item_of(tmp_path)["assets"]["mosaic"]["bands"]}
+    expected = [metres and pytest.approx(factor * metres, rel=1e-3) for factor in (1, 4)]
+    assert [bands[name].get("raster:spatial_resolution") for name in ("classes", "logits")] == expected
 
 
 def test_exports_and_reports_are_named_and_kept(tmp_path):

@@ -225,6 +225,17 @@ class TestOthersSoftware:
 
 
 class TestFiles:
+    def test_blocks_of_any_size_give_the_same_file(self, tmp_path):
+        contents = make_contents(1100, 1060)
+        files = []
+        for block_px in (1024, 2048):
+            folder = Folder.at(tmp_path / f"m{block_px}")
+            contents.write(folder, contents.windows(block_px))
+            path = tmp_path / str(block_px) / "p.geojson"
+            export_polygons(folder.url, str(path), PolygonWish(simplify_px=1.5))
+            files.append(path.read_bytes())
+        assert files[0] == files[1]
+
     def test_a_damaged_mosaic_leaves_the_old_file(self, tmp_path):
         make_contents(1100, 1100).write(Folder.at(tmp_path / "m"))
         (tmp_path / "m" / "classes" / "c" / "1" / "0").write_bytes(b"no zstd frame at all")
