@@ -5,14 +5,15 @@ ray job submit --working-dir . -- python jobs/evaluate.py --config s3://bucket/e
 """
 
 import argparse
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.settings import load_settings
 from pipeline.train.evaluate.run import evaluate
 from pipeline.train.evaluate.settings import EvaluateConfig
@@ -59,24 +60,24 @@ def load(options: argparse.Namespace) -> EvaluateConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, compare, tell."""
     options = parse(arguments)
-    outputs: list[str] = []
-
-    def job() -> dict[str, Any]:
-        config = load(options)
-        outputs.append(config.output)
-        report = evaluate(config, overwrite=options.overwrite)
-        for failure in report["failures"]:
-            sys.stderr.write(f"block {failure['block']} failed: {failure['reason']}\n")
-        if not options.json:
-            sys.stdout.write(f"{_sentence(report)}\n")
-        return report
-
-    return run_job(
-        job, as_json=options.json, traceback_folder=lambda: f"{outputs[0]}.run" if outputs else None
+    return run_with_config(
+        options,
+        load,
+        functools.partial(_evaluate, overwrite=options.overwrite),
+        tell=_told,
+        traceback_folder=lambda config: f"{config.output}.run",
     )
 
 
-def _sentence(report: dict[str, Any]) -> str:
+def _evaluate(config: EvaluateConfig, *, overwrite: bool) -> dict[str, Any]:
+    report = evaluate(config, overwrite=overwrite)
+    for failure in report["failures"]:
+        sys.stderr.write(f"block {failure['block']} failed: {failure['reason']}\n")
+    return report
+
+
+def _told(report: Mapping[str, Any]) -> str:
+    """The report in one line."""
     blocks, pixels = report["blocks"], report["pixels"]
     figures = ", ".join(
         f"{name} {report[key]:.4f}" if report[key] is not None else f"{name} unknown"
@@ -84,7 +85,7 @@ def _sentence(report: dict[str, Any]) -> str:
     )
     return (
         f"{report['status']}: {figures} on {pixels['labelled']} labelled pixels; "
-        f"{blocks['done']} of {blocks['total']} blocks compared; {report['output']}"
+        f"{blocks['done']} of {blocks['total']} blocks compared; {report['output']}\n"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.settings import load_settings
 from pipeline.storage import Folder
 from pipeline.train.retrain.config import RetrainConfig
@@ -45,20 +45,12 @@ def load(options: argparse.Namespace) -> RetrainConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, retrain, tell."""
     options = parse(arguments)
-    registries: list[str] = []
-
-    def job() -> dict[str, Any]:
-        config = load(options)
-        registries.append(config.registry.url)
-        report = retrain(config, dry_run=options.dry_run)
-        if not options.json:
-            sys.stdout.write(_told(report))
-        return report
-
-    return run_job(
-        job,
-        as_json=options.json,
-        traceback_folder=lambda: Folder.at(registries[0]).url if registries and not options.dry_run else None,
+    return run_with_config(
+        options,
+        load,
+        lambda config: retrain(config, dry_run=options.dry_run),
+        tell=_told,
+        traceback_folder=lambda config: None if options.dry_run else Folder.at(config.registry.url).url,
     )
 
 

@@ -5,13 +5,13 @@ python jobs/suggest_tiles.py --mosaic mosaic.zarr --output tiles.geojson --count
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.settings import load_settings
 from pipeline.train.suggest.run import suggest
 from pipeline.train.suggest.settings import SuggestConfig
@@ -32,39 +32,43 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def load(options: argparse.Namespace) -> SuggestConfig:
+    """Settings from file and flags."""
+    return load_settings(
+        SuggestConfig,
+        config_url=options.config,
+        assignments=options.set,
+        flags={
+            "mosaic": options.mosaic,
+            "output": options.output,
+            "count": options.count,
+            "size_px": options.size,
+            "min_distance_px": options.min_distance,
+            "max_nodata": options.max_nodata,
+            "variety": options.variety,
+            "compute.executor": options.executor,
+            "compute.workers": options.workers,
+        },
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, look, write, tell."""
-    options = parse(arguments)
-    outputs: list[str] = []
-
-    def job() -> dict[str, Any]:
-        config = load_settings(
-            SuggestConfig,
-            config_url=options.config,
-            assignments=options.set,
-            flags={
-                "mosaic": options.mosaic,
-                "output": options.output,
-                "count": options.count,
-                "size_px": options.size,
-                "min_distance_px": options.min_distance,
-                "max_nodata": options.max_nodata,
-                "variety": options.variety,
-                "compute.executor": options.executor,
-                "compute.workers": options.workers,
-            },
-        )
-        outputs.append(config.output)
-        report = suggest(config)
-        for failure in report["failures"]:
-            sys.stderr.write(f"square {failure['square']} failed: {failure['reason']}\n")
-        if not options.json:
-            sys.stdout.write(f"{report['status']}: {report['tiles']} tiles; {report['output']}\n")
-        return report
-
-    return run_job(
-        job, as_json=options.json, traceback_folder=lambda: f"{outputs[0]}.run" if outputs else None
+    return run_with_config(
+        parse(arguments), load, _suggest, tell=_told, traceback_folder=lambda config: f"{config.output}.run"
     )
+
+
+def _suggest(config: SuggestConfig) -> dict[str, Any]:
+    report = suggest(config)
+    for failure in report["failures"]:
+        sys.stderr.write(f"square {failure['square']} failed: {failure['reason']}\n")
+    return report
+
+
+def _told(report: Mapping[str, Any]) -> str:
+    """The report in one line."""
+    return f"{report['status']}: {report['tiles']} tiles; {report['output']}\n"
 
 
 if __name__ == "__main__":

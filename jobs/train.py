@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.settings import load_settings
 from pipeline.storage import Folder
 from pipeline.train.config import TrainConfig
@@ -54,20 +54,12 @@ def load(options: argparse.Namespace) -> TrainConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, tell."""
     options = parse(arguments)
-    outputs: list[str] = []
-
-    def job() -> dict[str, Any]:
-        config = load(options)
-        outputs.append(config.output.url)
-        report = train(config, overwrite=options.overwrite)
-        if not options.json:
-            sys.stdout.write(_told(report))
-        return report
-
-    return run_job(
-        job,
-        as_json=options.json,
-        traceback_folder=lambda: f"{Folder.at(outputs[0]).url}.run" if outputs else None,
+    return run_with_config(
+        options,
+        load,
+        lambda config: train(config, overwrite=options.overwrite),
+        tell=_told,
+        traceback_folder=lambda config: f"{Folder.at(config.output.url).url}.run",
     )
 
 

@@ -235,7 +235,10 @@ class TrainComputeSettings(Settings):
 
     executor: Annotated[
         Literal["auto", "ray", "local"],
-        Field(description="ray: Ray Train; local: on this machine; auto: ray for more than one worker"),
+        Field(
+            description="ray: Ray Train; local: on this machine; auto: ray for more than one worker, or in "
+            "ray job submit"
+        ),
     ] = "auto"
     threads_per_worker: Annotated[
         Auto | Count, Field(description="CPU threads of each worker's network; auto: the cores shared out")

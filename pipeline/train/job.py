@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from deeplab_core.config import ModelConfig
 from pipeline.storage import Folder
 from pipeline.train.config import AugmentSettings, TrainSettings, ValidationSettings
 from pipeline.train.optimizer import OptimizerPlan
 from pipeline.train.samples import SampleSpec
+from pipeline.train.tile_segmenter import Inference
 from pipeline.train.tiles.statistics import TileStatistics
 from pipeline.train.tiles.tile_set import TileSet
 
@@ -71,6 +74,12 @@ class TrainJob:
         return Folder(f"{self.output}.run")
 
     @property
+    def resources(self) -> dict[str, float]:
+        """What each worker takes of a cluster, as Ray counts it."""
+        needs = {"CPU": float(self.threads)}
+        return needs | {"GPU": self.gpus_per_worker} if self.gpus_per_worker else needs
+
+    @property
     def samples(self) -> SampleSpec:
         """What samples depend on."""
         return SampleSpec(
@@ -83,6 +92,24 @@ class TrainJob:
             tile_weights=self.tile_weights,
             augment=self.augment,
             cache_bytes=self.cache_bytes,
+        )
+
+    def inference(self, device: torch.device) -> Inference:
+        """How the network is run over whole tiles.
+
+        Args:
+            device: Where.
+        """
+        settings = self.validation
+        return Inference(
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            crop_px=settings.crop.size_px,
+            stride_px=settings.crop.stride_px,
+            scales=settings.scales,
+            flips=settings.flips,
+            precision=self.train.precision,
         )
 
     @property

@@ -30,7 +30,7 @@ from pipeline.train.context import TrainContext
 from pipeline.train.ema import MovingAverage
 from pipeline.train.initial import initial_model
 from pipeline.train.job import TrainJob
-from pipeline.train.optimizer import build_optimizer, rate_factor, set_rates, warmup_of
+from pipeline.train.optimizer import build_optimizer, rate_factor, rate_growth, set_rates, warmup_of
 from pipeline.train.precision import choose_precision
 from pipeline.train.run_log import RunLog
 from pipeline.train.state import Position, read_position, read_tensors, write_state
@@ -81,6 +81,7 @@ class _Run:
         self._clock = Clock(context.device)
         growth = context.world_size if train.batch_of == "worker" else 1
         self._batch = train.batch * growth
+        self._lr = job.optimizer.lr * rate_growth(job.optimizer, growth)
         self._warmup_steps = warmup_of(train)
         self._model = self._prepared_model()
         self._optimizer = build_optimizer(self._model, job.optimizer, batch_growth=growth)
@@ -219,7 +220,8 @@ class _Run:
         record = {
             "kind": "step",
             "step": self._position.step,
-            "lr": self._job.optimizer.lr * factor,
+            "lr": self._lr * factor,
+            "batch": self._batch,
             "progress": progress,
             "elapsed_s": agreed.elapsed_s,
         }
@@ -247,25 +249,18 @@ class _Run:
             self._save(agreed, score=score, finished=False)
 
     def _validate(self) -> float:
-        job, settings = self._job, self._job.validation
+        job = self._job
         with self._clock.phase("validation"):
             found = gathered(
                 validate(
                     self._average.model if self._average else self._model,
                     job.tiles,
                     "val",
-                    mean=job.mean,
-                    std=job.std,
-                    crop_px=settings.crop.size_px,
-                    stride_px=settings.crop.stride_px,
-                    scales=settings.scales,
-                    flips=settings.flips,
-                    precision=job.train.precision,
-                    device=self._context.device,
+                    job.inference(self._context.device),
                     threads=job.threads,
                     rank=self._context.rank,
                     world_size=self._context.world_size,
-                    max_tiles=settings.max_tiles,
+                    max_tiles=job.validation.max_tiles,
                 )
             )
         self._teller.tell()

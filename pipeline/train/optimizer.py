@@ -61,10 +61,9 @@ def build_optimizer(model: Segmenter, plan: OptimizerPlan, *, batch_growth: floa
     Args:
         model: The model; parameters that do not learn are left out.
         plan: Which optimiser and how.
-        batch_growth: By how much the batch of all workers exceeds the one that the rate was given for: SGD's
-            rate grows with it, AdamW's with its root.
+        batch_growth: By how much the batch of all workers exceeds the one that the rate was given for.
     """
-    growth = batch_growth if plan.kind == "sgd" else math.sqrt(batch_growth)
+    growth = rate_growth(plan, batch_growth)
     without_decay = _norms_and_biases(model)
     groups = []
     for part, parameters in model.parameter_groups().items():
@@ -78,6 +77,16 @@ def build_optimizer(model: Segmenter, plan: OptimizerPlan, *, batch_growth: floa
     if plan.kind == "sgd":
         return SGD(groups, lr=plan.lr, momentum=plan.momentum)
     return AdamW(groups, lr=plan.lr, betas=(0.9, 0.999))
+
+
+def rate_growth(plan: OptimizerPlan, batch_growth: float) -> float:
+    """By how much rates grow with the batch: SGD's as the batch does, AdamW's as its root.
+
+    Args:
+        plan: Which optimiser.
+        batch_growth: The batch of all workers, over the one that the rate was given for.
+    """
+    return batch_growth if plan.kind == "sgd" else math.sqrt(batch_growth)
 
 
 def rate_factor(progress: float, step: int, *, power: float, warmup_steps: int) -> float:

@@ -48,9 +48,9 @@ def make_scaler(precision: Precision, device: torch.device) -> GradScaler:
 
 
 def choose_device(gpus_per_worker: float) -> torch.device:
-    """Where this process computes outside of training.
+    """Where this process computes when training is over.
 
     Args:
-        gpus_per_worker: GPUs that workers take; the driver of a cluster may have none.
+        gpus_per_worker: GPUs that each worker takes.
     """
     return torch.device("cuda" if gpus_per_worker and torch.cuda.is_available() else "cpu")

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from pipeline.errors import ModelError, SettingsError
 from pipeline.segment.machine import this_machine
 from pipeline.segment.resolve import Machine
 from pipeline.storage import Folder, normalise_url, redact
-from pipeline.train.config import SamplingSettings, TrainConfig
+from pipeline.train.config import SamplingSettings, TrainConfig, TrainSettings
 from pipeline.train.job import TrainJob
 from pipeline.train.optimizer import plan_optimizer
 from pipeline.train.samples import make_sampler
@@ -40,7 +41,7 @@ def make_job(config: TrainConfig, tiles: TileSet | None = None) -> TrainJob:
     model = _model_of(config, tiles, parent)
     statistics = training_statistics(tiles)
     machine = this_machine()
-    workers = most_workers(config)
+    workers = worker_range(config.train)
     job = TrainJob(
         tiles=tiles,
         statistics=statistics,
@@ -54,7 +55,7 @@ def make_job(config: TrainConfig, tiles: TileSet | None = None) -> TrainJob:
         rare_share=config.sampling.rare_share,
         tile_weights=_tile_weights(config.sampling, tiles),
         output=normalise_url(config.output.url),
-        threads=_threads(config, machine, workers),
+        threads=_threads(config, machine, workers[1]),
         gpus_per_worker=_gpus(config, machine),
         loaders=_loaders(config, machine),
         loader_kind=config.compute.loader_kind,
@@ -62,20 +63,38 @@ def make_job(config: TrainConfig, tiles: TileSet | None = None) -> TrainJob:
         parent=parent.sha256 if parent else None,
     )
     _check_crop(job)
-    _check_batch(job, workers)
+    for count in sorted(set(workers)):
+        _check_batch(job, count)
     _check_loss(job)
     make_sampler(job.samples)  # refuses where nothing can be drawn
     return job
 
 
-def most_workers(config: TrainConfig) -> int:
-    """The number of workers, or the most there may be.
+def worker_range(train: TrainSettings) -> tuple[int, int]:
+    """The fewest and the most workers.
 
     Args:
-        config: Settings of the run.
+        train: Settings of the run.
     """
-    workers = config.train.workers
-    return workers if isinstance(workers, int) else workers[1]
+    workers = train.workers
+    return (workers, workers) if isinstance(workers, int) else workers
+
+
+def fit_to_cluster(job: TrainJob, config: TrainConfig, cluster: Machine) -> TrainJob:
+    """The job with threads and GPUs that fit a cluster's nodes: the driver's need not be like them.
+
+    Args:
+        job: What this machine made of the settings.
+        config: The settings: only what they leave open changes.
+        cluster: All nodes together.
+    """
+    gpus, threads = job.gpus_per_worker, job.threads
+    if config.compute.gpus_per_worker == "auto":
+        gpus = 1.0 if cluster.gpus else 0.0
+    if config.compute.threads_per_worker == "auto":
+        _, most = worker_range(config.train)
+        threads = max(1, cluster.cores // math.ceil(most / cluster.nodes))
+    return replace(job, gpus_per_worker=gpus, threads=threads)
 
 
 def _read_parent(url: str | None) -> CheckpointMetadata | None:

@@ -9,8 +9,10 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,7 @@ def read_tensors(folder: Path, device: torch.device) -> dict[str, Any]:
 
 
 class StateStore:
-    """The states of a run: the last few and the best.
+    """The states of a run: the last few and the best. Local copies of remote ones last as long as it does.
 
     Args:
         run: The run's folder, ``<output>.run``.
@@ -97,6 +99,8 @@ class StateStore:
     def __init__(self, run: Folder, keep: int) -> None:
         self._folder = run.child("states")
         self._keep = keep
+        self._downloads: list[Path] = []
+        weakref.finalize(self, _remove, self._downloads)
 
     def put(self, state: Path) -> None:
         """Store a state and let go of those that are no longer wanted.
@@ -110,6 +114,11 @@ class StateStore:
         known.upload(TENSORS_NAME, state / TENSORS_NAME)
         known.write(FACTS_NAME, (state / FACTS_NAME).read_bytes())
         self._prune()
+
+    def position(self) -> Position | None:
+        """Where the newest state stands; None where there is none."""
+        complete = self._complete()
+        return complete[max(complete)] if complete else None
 
     def newest(self) -> Path | None:
         """A local copy of the newest state that is whole; None where there is none."""
@@ -142,7 +151,7 @@ class StateStore:
         """A local copy whose tensors are what the facts say, or None."""
         stored = self._folder.child(f"step-{step:08d}")
         try:
-            local = Path(stored.url) if is_local(stored.url) else _download(stored)
+            local = Path(stored.url) if is_local(stored.url) else self._download(stored)
             facts = json.loads((local / FACTS_NAME).read_text())
             if _digest(local / TENSORS_NAME) == facts["sha256"]:
                 return local
@@ -150,6 +159,13 @@ class StateStore:
             pass  # as good as damaged
         logger.warning("the training state %s is damaged and is passed over", redact(stored.url))
         return None
+
+    def _download(self, stored: Folder) -> Path:
+        local = Path(tempfile.mkdtemp(prefix="terrazzo-state-"))
+        self._downloads.append(local)
+        for name in (TENSORS_NAME, FACTS_NAME):
+            (local / name).write_bytes(stored.read(name))
+        return local
 
     def _prune(self) -> None:
         complete = self._complete()
@@ -178,12 +194,9 @@ def _by_merit(states: Mapping[int, Position]) -> list[int]:
     )
 
 
-def _download(stored: Folder) -> Path:
-    """A copy in the machine's folder for temporary files, which outlives the call."""
-    local = Path(tempfile.mkdtemp(prefix="terrazzo-state-"))
-    for name in (TENSORS_NAME, FACTS_NAME):
-        (local / name).write_bytes(stored.read(name))
-    return local
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(file: Path) -> str:

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
 from pipeline.report.pictures import encode_png, safe_color
-from pipeline.report.source_picture import COLOR_NAMES, STRETCH_PERCENT
+from pipeline.report.source_picture import COLOR_NAMES, stretched
 from pipeline.storage import Folder
 from pipeline.train.tile_segmenter import Judged, TileSegmenter, on_lattice
 from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
@@ -128,29 +127,12 @@ def _palette(colors: Sequence[str]) -> NDArray[np.uint8]:
 def _image(read: LabelledPixels, at: Window, bands: Sequence[str]) -> bytes:
     """The imagery, three bands or one, stretched for the eye over the whole block: as dark as it is there."""
     pixels, chosen = read.pixels, color_bands(bands)
-    shades_CHW = np.zeros((4, *at.shape), np.uint8)
-    alike = pixels.samples_CHW.dtype == np.uint8
-    ranges = [_range(pixels, chosen if alike else [band]) for band in chosen]
-    for channel in range(3):
-        place = min(channel, len(chosen) - 1)
-        low, high = ranges[place]
-        values = pixels.samples_CHW[chosen[place]][at.slices].astype(np.float32)
-        shades = (values - low) / max(high - low, float(np.finfo(np.float32).tiny))
-        shades_CHW[channel] = np.rint(255 * np.clip(np.nan_to_num(shades), 0.0, 1.0))
-    valid_HW = pixels.valid_HW[at.slices]
-    shades_CHW[:, ~valid_HW] = 0
-    shades_CHW[3] = np.where(valid_HW, 255, 0)
-    return encode_png(shades_CHW)
-
-
-def _range(pixels: Pixels, bands: Sequence[int]) -> tuple[float, float]:
-    known_HW = pixels.valid_HW
-    samples = pixels.samples_CHW[np.asarray(bands)][:, known_HW].astype(np.float32)
-    samples = samples[np.isfinite(samples)]
-    if not samples.size:
-        return 0.0, 1.0
-    low, high = np.percentile(samples, STRETCH_PERCENT)
-    return float(low), float(high)
+    samples_CHW = pixels.samples_CHW[chosen]
+    has_data_CHW = pixels.valid_HW & np.isfinite(samples_CHW)
+    if pixels.missing_CHW is not None:
+        has_data_CHW &= ~pixels.missing_CHW[chosen]
+    alike = samples_CHW.dtype == np.uint8
+    return encode_png(stretched(samples_CHW.astype(np.float32), has_data_CHW, alike=alike)[:, *at.slices])
 
 
 def color_bands(bands: Sequence[str]) -> list[int]:

@@ -26,6 +26,31 @@ from pipeline.train.tiles.tile_set import Tile
 
 
 @dataclass(frozen=True)
+class Inference:
+    """How a network is run over tiles.
+
+    Attributes:
+        mean: Mean of each band's raw values.
+        std: Their standard deviation.
+        device: Where it computes.
+        crop_px: Side of a crop.
+        stride_px: Distance of crop origins.
+        scales: Sizes at which each crop is seen.
+        flips: Mirrorings besides the identity.
+        precision: Number format; ``auto`` is bf16 where the device computes in it.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: torch.device
+    crop_px: int = 513
+    stride_px: int = 384
+    scales: Sequence[float] = (1.0,)
+    flips: Sequence[str] = ()
+    precision: PrecisionChoice = "auto"
+
+
+@dataclass(frozen=True)
 class Judged:
     """A window of a tile: what is true and what the network says.
 
@@ -51,56 +76,37 @@ class TileSegmenter:
 
     Args:
         model: The network, in any mode, unwrapped.
-        mean: Mean of each band's raw values.
-        std: Their standard deviation.
-        crop_px: Side of a crop.
-        stride_px: Distance of crop origins.
-        scales: Sizes at which each crop is seen.
-        flips: Mirrorings besides the identity.
-        precision: Number format.
-        device: Where it computes.
+        how: How it is run.
         most_crops: Of any window that will be asked for: a GPU's batch is filled up, and tiles of one crop
             shall not be computed as sixteen.
     """
 
-    def __init__(  # noqa: PLR0913 - everything a segmentation depends on, all by name
-        self,
-        model: Segmenter,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        crop_px: int,
-        stride_px: int,
-        scales: Sequence[float],
-        flips: Sequence[str],
-        precision: PrecisionChoice,
-        device: torch.device,
-        most_crops: int | None = None,
-    ) -> None:
+    def __init__(self, model: Segmenter, how: Inference, *, most_crops: int | None = None) -> None:
         check_crops(
-            crop_px,
-            stride_px,
+            how.crop_px,
+            how.stride_px,
             input_multiple_px=model.input_multiple_px,
             node_px=model.lattice_stride,
         )
-        batch = BATCH.get(device.type, BATCH["cpu"])
+        batch = BATCH.get(how.device.type, BATCH["cpu"])
         batch = batch if most_crops is None else max(1, min(batch, most_crops))
         # Layers that are made anew draw weights before they get theirs; training's numbers must not notice.
         with torch.random.fork_rng(devices=[]):
             prepared = prepare_for_inference(
                 model,
-                precision=precision,
+                precision=how.precision,
                 compile=False,
-                device=device,
+                device=how.device,
                 batch=batch,
-                size_px=crop_px,
-                scales=scales,
+                size_px=how.crop_px,
+                scales=how.scales,
             )
-        self._network = MultiScale(prepared, scales=scales, flips=flips)
-        self._device, self._dtype = device, prepared.preparation.dtype
-        self._gain = tuple(1.0 / one for one in std)
-        self._bias = tuple(-one_mean / one_std for one_mean, one_std in zip(mean, std, strict=True))
-        self._crop_px, self._stride_px, self._node_px = crop_px, stride_px, model.lattice_stride
+        self._how = how
+        self._network = MultiScale(prepared, scales=how.scales, flips=how.flips)
+        self._dtype = prepared.preparation.dtype
+        self._gain = tuple(1.0 / std for std in how.std)
+        self._bias = tuple(-mean / std for mean, std in zip(how.mean, how.std, strict=True))
+        self._node_px = model.lattice_stride
         self._num_classes, self._batch = model.config.num_classes, batch
         self._engines: dict[tuple[int, int], BlockEngine] = {}
 
@@ -109,8 +115,8 @@ class TileSegmenter:
         return Lattice.over(
             grid.height,
             grid.width,
-            crop_px=self._crop_px,
-            stride_px=self._stride_px,
+            crop_px=self._how.crop_px,
+            stride_px=self._how.stride_px,
             node_px=self._node_px,
         )
 
@@ -151,7 +157,7 @@ class TileSegmenter:
                 batch=self._batch,
             )
             self._engines = {
-                size: BlockEngine(self._network, settings, device=self._device, dtype=self._dtype)
+                size: BlockEngine(self._network, settings, device=self._how.device, dtype=self._dtype)
             }
         return self._engines[size]
 

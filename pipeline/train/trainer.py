@@ -12,15 +12,14 @@ Whoever cannot go on says so by an error: Ray Train takes a function that return
 """
 
 import logging
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -30,40 +29,55 @@ from pipeline.segment.ray_executor import ray_session  # isort: skip
 import ray
 import ray.train
 import ray.train.torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.metrics import Gauge
 
 from pipeline.errors import Interrupted, StorageError, TerrazzoError
 from pipeline.segment.machine import this_machine
-from pipeline.segment.resolve import Machine
-from pipeline.segment.run import stop_on_signals
+from pipeline.segment.signals import stop_on_signals
 from pipeline.storage import credentials
+from pipeline.train.background import InBackground
 from pipeline.train.config import TrainConfig
 from pipeline.train.context import TrainContext
-from pipeline.train.desk import Desk
+from pipeline.train.desk import Desk, Word, heard
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
+from pipeline.train.ray_patience import patience
 from pipeline.train.ray_storage import ray_storage
+from pipeline.train.resolve import fit_to_cluster, worker_range
 from pipeline.train.state import StateStore
+from pipeline.train.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
 Loop = Callable[[TrainJob, TrainContext], None]
 
 MAX_FAILURES = 3
 """Workers lost for no known reason, or not even started; those lost by preemption do not count."""
 
-START_TIMEOUT_S = 1800
-"""How long workers are waited for: an autoscaler brings machines within minutes, not Ray's 60 s."""
+RANGE_MAX_STARTS = 100
+"""Starts in vain where fewer workers would do: every node that leaves may cost one."""
+
+RESIZE_EVERY_S = 60.0
+"""How often more nodes are looked for, to go on with more workers."""
+
+MAKE_WAY_S = 300.0
+"""How long workers are waited for that shall store their state before another number of them goes on."""
 
 COLLECTIVE_TIMEOUT_S = 1800
 POLL_S = 1.0
+STOP_S = 10.0
+"""Where no worker is at work, nobody is waited for when training is asked to stop, or only so long."""
+
 HOLD_S = 600.0
-"""A preempted worker that has saved its state waits to be taken away, no longer than this."""
+"""A worker that has saved its state waits to be taken away, no longer than this."""
 
 RAY_FOLDER, RAY_RUN = "ray", "train"
+NODE_LABEL = "ray.io/node-id"
 
 METRICS = {
     "step": "Optimiser steps done",
@@ -89,73 +103,102 @@ def train_on_ray(job: TrainJob, config: TrainConfig, *, loop: Loop = train_loop)
         Interrupted: It was asked to stop, and has saved its state.
         TerrazzoError: It was refused, or workers were lost too often.
     """
-    fewest, most = _worker_range(job)
-    machine = this_machine()
-    with ray_session(machine, cores=most * job.threads) as cluster, stop_on_signals() as stop:
-        job = _fitted(job, config, cluster, most)
-        _warn_if_waiting(job, fewest)
-        desk: Any = ray.remote(num_cpus=0)(Desk).remote()
-        order = _Order(job, loop, credentials(), desk)
-        fit = _Fit(_trainer(order, fewest, most))
+    fewest, most = worker_range(config.train)
+    with _cluster(job, config, cores=most * job.threads) as (fitted, desk, stop), patience(fewest, most):
+        _warn_if_waiting(fitted, fewest)
+        trainer = _trainer(_Order(fitted, loop, credentials(), desk), fewest, most)
+        fit = InBackground(trainer.fit, "ray-train")
+        idle_s = 0.0
         try:
             while fit.is_running(POLL_S):
                 if stop.is_set():
-                    desk.ask_to_stop.remote()
-                _log(ray.get(desk.take.remote()))
-            _log(ray.get(desk.take.remote()))
-            fit.result()
+                    idle_s = idle_s + POLL_S if ray.get(desk.ask_to_stop.remote()) else 0.0
+                if idle_s > STOP_S:
+                    raise Interrupted("it was asked to stop while no worker was there; start again to go on")
+                _log(desk)
+            _log(desk)
+            if fit.error is not None:
+                raise _cause(fit.error) from fit.error
         finally:
             with suppress(StorageError):  # a few bytes that nobody reads
                 job.run_folder.child(RAY_FOLDER).delete_all()
 
 
-def _worker_range(job: TrainJob) -> tuple[int, int]:
-    workers = job.train.workers
-    return (workers, workers) if isinstance(workers, int) else workers
+def compute_on_ray(job: TrainJob, config: TrainConfig, function: Callable[[TrainJob], Answer]) -> Answer:
+    """What a function makes of a job, on a node with what a worker of training takes.
+
+    Args:
+        job: What was trained.
+        config: The settings that it was made from; what they leave open is decided by the cluster.
+        function: Importable by name, and so is what it gives: both travel.
+
+    Raises:
+        Interrupted: It was asked to stop.
+        TerrazzoError: It was refused, or its process was lost too often.
+    """
+    with _cluster(job, config, cores=job.threads) as (fitted, desk, stop):
+        _warn_if_waiting(fitted, 1)
+        errand: Any = ray.remote(
+            num_cpus=fitted.threads, num_gpus=fitted.gpus_per_worker, max_retries=MAX_FAILURES
+        )(_compute)
+        answer = errand.remote(function, fitted, credentials(), desk)
+        while not ray.wait([answer], timeout=POLL_S)[0]:
+            _log(desk)
+            if stop.is_set():
+                raise Interrupted("it was asked to stop after training; start again to go on from there")
+        _log(desk)
+        try:
+            computed: Answer = ray.get(answer)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise TerrazzoError(
+                f"the process that validates may be lost {MAX_FAILURES} times, and was once more: {error}; "
+                "start again to go on from there"
+            ) from error
+        return computed
 
 
-def _fitted(job: TrainJob, config: TrainConfig, cluster: Machine, most: int) -> TrainJob:
-    """The job with threads and GPUs that fit the nodes: those of the driver need not be like them."""
-    gpus, threads = job.gpus_per_worker, job.threads
-    if config.compute.gpus_per_worker == "auto":
-        gpus = 1.0 if cluster.gpus else 0.0
-    if config.compute.threads_per_worker == "auto":
-        threads = max(1, cluster.cores // math.ceil(most / cluster.nodes))
-    return replace(job, gpus_per_worker=gpus, threads=threads)
+@contextmanager
+def _cluster(
+    job: TrainJob, config: TrainConfig, *, cores: int
+) -> Iterator[tuple[TrainJob, Any, threading.Event]]:
+    """The job as it fits the cluster, a desk on it, and an event that signals set."""
+    with ray_session(this_machine(), cores=cores) as cluster, stop_on_signals() as stop:
+        # Beside the driver: what it needs must not leave with a worker's node.
+        here = {NODE_LABEL: ray.get_runtime_context().get_node_id()}
+        desk = ray.remote(num_cpus=0, label_selector=here)(Desk).remote()
+        yield fit_to_cluster(job, config, cluster), desk, stop
 
 
 def _warn_if_waiting(job: TrainJob, fewest: int) -> None:
     there = ray.cluster_resources()
-    for name, each in _needs(job).items():
+    for name, each in job.resources.items():
         if there.get(name, 0.0) < fewest * each:
             logger.warning(
-                "%d workers need %g %s together, and the cluster has %g: they are waited for, up to %d min",
-                fewest, fewest * each, name, there.get(name, 0.0), START_TIMEOUT_S // 60,
+                "%d workers need %g %s together, and the cluster has %g: more are waited for",
+                fewest, fewest * each, name, there.get(name, 0.0),
             )  # fmt: skip
 
 
-def _needs(job: TrainJob) -> dict[str, float]:
-    needs = {"CPU": float(job.threads)}
-    return needs | {"GPU": job.gpus_per_worker} if job.gpus_per_worker else needs
-
-
 def _trainer(order: "_Order", fewest: int, most: int) -> TorchTrainer:
-    # Read by the controller, which gets the driver's variables of this name.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
     job = order.job
     path, filesystem = ray_storage(job.run_folder.child(RAY_FOLDER))
     uses_gpu = job.gpus_per_worker > 0
     # Types of the first Ray Train stand where those of the second are at work, which knows more.
     num_workers: Any = fewest if fewest == most else (fewest, most)
-    callbacks: list[Any] = [_GiveUpWhereTryingAgainIsVain()]
-    failures: dict[str, Any] = {"max_failures": MAX_FAILURES, "controller_failure_limit": MAX_FAILURES}
+    callbacks: list[Any] = [_GiveUpWhereTryingAgainIsVain(), _StateFirst(order.desk)]
+    starts = MAX_FAILURES if fewest == most else RANGE_MAX_STARTS
+    failures: dict[str, Any] = {"max_failures": MAX_FAILURES, "controller_failure_limit": starts}
+    scaling: dict[str, Any] = {"elastic_resize_monitor_interval_s": RESIZE_EVERY_S}
     return TorchTrainer(
         order.work,
         torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=uses_gpu,
-            resources_per_worker=_needs(job),
+            resources_per_worker=job.resources,
+            **scaling,
         ),
         run_config=RunConfig(
             name=RAY_RUN,
@@ -167,35 +210,9 @@ def _trainer(order: "_Order", fewest: int, most: int) -> TorchTrainer:
     )
 
 
-def _log(messages: Sequence[tuple[int, str]]) -> None:
-    for level, text in messages:
+def _log(desk: Any) -> None:  # noqa: ANN401 - a handle of Ray's
+    for level, text in ray.get(desk.take.remote()):
         logger.log(level, "%s", text)
-
-
-class _ToTheDesk(logging.Handler):
-    """Passes a worker's log on to the driver's: workers run where nobody looks."""
-
-    def __init__(self, desk: Any, level: int) -> None:  # noqa: ANN401 - a handle of Ray's
-        super().__init__(level)
-        self._desk = desk
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._desk.tell.remote(record.levelno, self.format(record))
-
-
-@contextmanager
-def _heard(desk: Any) -> Iterator[None]:  # noqa: ANN401 - a handle of Ray's
-    """The driver hears all of what rank 0 has to say, and warnings of the others."""
-    handler = _ToTheDesk(
-        desk, logging.INFO if ray.train.get_context().get_world_rank() == 0 else logging.WARNING
-    )
-    ours = logging.getLogger("pipeline")
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        ours.removeHandler(handler)
 
 
 @dataclass(frozen=True)
@@ -211,58 +228,57 @@ class _Order:
         """Train, as one of the workers."""
         os.environ.update(self.environment)
         store = StateStore(self.job.run_folder, self.job.train.keep)
-        with _heard(self.desk), _watched(self.desk) as watch:
+        is_first = ray.train.get_context().get_world_rank() == 0
+        if is_first:
+            ray.get(self.desk.begin.remote())
+        # Of the others, warnings alone are heard.
+        with (
+            heard(self.desk, logging.INFO if is_first else logging.WARNING),
+            closing(_watch(self.desk)) as watch,
+        ):
             try:
                 self.loop(self.job, RayContext(store, watch))
             except Interrupted:
-                if watch.is_asked:
-                    raise
-                _wait_to_be_taken_away()
+                if not is_first:  # whoever ends, ends all: also rank 0, which may be storing the state still
+                    _wait_to_be_taken_away(lambda: False)
+                ray.get(self.desk.leave.remote())
+                _wait_to_be_taken_away(lambda: ray.get(self.desk.word.remote()) == "stop")
+                raise
+        if is_first:
+            ray.get(self.desk.leave.remote())
 
 
-def _wait_to_be_taken_away() -> None:
-    """A function that returns has finished training, so whoever is preempted stays until the end.
+def _compute(
+    function: Callable[[TrainJob], Answer],
+    job: TrainJob,
+    environment: dict[str, str],
+    desk: Any,  # noqa: ANN401 - a handle of Ray's
+) -> Answer:
+    os.environ.update(environment)
+    with heard(desk, logging.INFO):
+        return function(job)
 
-    Ray starts all workers anew once the node is gone or its time is up, and does not count that as a failure.
+
+def _wait_to_be_taken_away(is_over: Callable[[], bool]) -> None:
+    """A function that returns has finished training, so whoever must leave stays until the end.
+
+    Ray starts workers anew once a node is gone or its time is up, and does not count that as a failure.
     """
-    time.sleep(HOLD_S)
-    raise RuntimeError(f"a node announced its end, but still stands after {HOLD_S:g} s; workers start anew")
+    until = time.monotonic() + HOLD_S
+    while not is_over():
+        if time.monotonic() > until:
+            raise RuntimeError(f"workers that left are still there after {HOLD_S:g} s; all start anew")
+        time.sleep(POLL_S)
 
 
-class _Watch:
-    """What may end a worker early, looked at in a thread of its own: a step waits for no answer."""
-
-    def __init__(self, desk: Any) -> None:  # noqa: ANN401 - a handle of Ray's
-        self.is_asked = self.is_preempted = False
-        self._desk = desk
-        self._node = ray.get_runtime_context().get_node_id()
-        self._over = threading.Event()
-
-    @property
-    def shall_leave(self) -> bool:
-        return self.is_asked or self.is_preempted
-
-    def look(self) -> None:
-        while not self._over.wait(POLL_S) and not self.shall_leave:
-            try:
-                self.is_asked = ray.get(self._desk.shall_stop.remote())
-            except RayError as error:
-                logger.warning("the driver cannot be asked whether to stop: %s", error)
-                return  # it is gone, and Ray ends its workers
-            self.is_preempted = self._node in draining_nodes()
-
-    def end(self) -> None:
-        self._over.set()
-
-
-@contextmanager
-def _watched(desk: Any) -> Iterator[_Watch]:  # noqa: ANN401 - a handle of Ray's
-    watch = _Watch(desk)
-    threading.Thread(target=watch.look, name="terrazzo-watch", daemon=True).start()
-    try:
-        yield watch
-    finally:
-        watch.end()
+def _watch(desk: Any) -> Watch:  # noqa: ANN401 - a handle of Ray's
+    node = ray.get_runtime_context().get_node_id()
+    return Watch(
+        lambda: cast("Word", ray.get(desk.word.remote())),
+        lambda: node in draining_nodes(),
+        every_s=POLL_S,
+        unreachable=RayError,
+    )
 
 
 def draining_nodes() -> set[str]:
@@ -275,7 +291,7 @@ def draining_nodes() -> set[str]:
 class RayContext:
     """A worker of Ray Train: one of the processes of ``TrainContext``."""
 
-    def __init__(self, store: StateStore, watch: _Watch) -> None:
+    def __init__(self, store: StateStore, watch: Watch) -> None:
         self._about = ray.train.get_context()
         self._store, self._watch = store, watch
         told = METRICS if self.rank == 0 else {}
@@ -324,30 +340,26 @@ class _GiveUpWhereTryingAgainIsVain(UserCallback):
                 raise error
 
 
-class _Fit:
-    """Ray Train at work, in a thread: the main thread listens to signals."""
+class _StateFirst(ControllerCallback):
+    """Has workers store their state before another number of them goes on: Ray would end them as they are.
 
-    def __init__(self, trainer: TorchTrainer) -> None:
-        self._trainer = trainer
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ray-train", daemon=True)
-        self._thread.start()
+    Lives in Ray's controller, which has no public word for this moment.
+    """
 
-    def is_running(self, seconds: float) -> bool:
-        """Whether it still is after so many seconds, or as soon as it is not."""
-        self._thread.join(seconds)
-        return self._thread.is_alive()
+    def __init__(self, desk: Any) -> None:  # noqa: ANN401 - a handle of Ray's
+        self._desk = desk
 
-    def result(self) -> None:
-        """Raise what ended it, if anything did."""
-        if self._error is not None:
-            raise _cause(self._error) from self._error
-
-    def _run(self) -> None:
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:  # noqa: ANN401, ARG002
+        if type(current_state).__name__ != "ResizingState":
+            return
         try:
-            self._trainer.fit()
-        except BaseException as error:  # noqa: BLE001 - handed over to the thread that asks
-            self._error = error
+            ray.get(self._desk.ask_to_make_way.remote())
+            deadline = time.monotonic() + MAKE_WAY_S
+            while not ray.get(self._desk.have_left.remote()) and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+            ray.get(self._desk.welcome.remote())
+        except RayError as error:
+            logger.warning("workers cannot be asked for their state, and go on from the last: %s", error)
 
 
 def _cause(error: BaseException) -> BaseException:

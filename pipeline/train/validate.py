@@ -19,12 +19,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from deeplab_core.metrics import BoundaryIoU, ConfusionMatrix
-from deeplab_core.prepare import PrecisionChoice
 from deeplab_core.segmenter import Segmenter
 from pipeline.errors import ModelError, SettingsError
 from pipeline.raster.window import Window
 from pipeline.segment.lattice import Lattice
-from pipeline.train.tile_segmenter import Judged, TileSegmenter, on_lattice
+from pipeline.train.tile_segmenter import Inference, Judged, TileSegmenter, on_lattice
 from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tiles.tile_set import Tile, TileSet
 from pipeline.train.validation import TileScore, Validation
@@ -38,19 +37,12 @@ BOUNDARY_SHARE = 0.02
 """Width of the contour band, of a crop's diagonal: the authors' two percent, for images of a crop's size."""
 
 
-def validate(  # noqa: PLR0913 - one entry to everything a validation depends on, all by name
+def validate(  # noqa: PLR0913 - what is validated, how, and which share of it, by name
     model: Segmenter,
     tiles: TileSet,
     split: str,
+    how: Inference,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    crop_px: int = 513,
-    stride_px: int = 384,
-    scales: Sequence[float] = (1.0,),
-    flips: Sequence[str] = (),
-    precision: PrecisionChoice = "auto",
-    device: torch.device,
     threads: int,
     rank: int = 0,
     world_size: int = 1,
@@ -66,14 +58,7 @@ def validate(  # noqa: PLR0913 - one entry to everything a validation depends on
         model: The network, unwrapped and on any device; it is copied and stays as it is.
         tiles: The tile set.
         split: ``val``, or any other.
-        mean: Of each band, from the training split.
-        std: Likewise.
-        crop_px: Side of a crop.
-        stride_px: Distance of crop origins.
-        scales: Sizes at which each crop is seen.
-        flips: Mirrorings besides the identity.
-        precision: Number format; ``auto`` is bf16 where the device computes in it.
-        device: Where to compute.
+        how: How the network is run, as it will be over scenes.
         threads: CPU threads for the network and for decoding.
         rank: Which of the shares.
         world_size: How many there are.
@@ -83,23 +68,12 @@ def validate(  # noqa: PLR0913 - one entry to everything a validation depends on
     began = time.perf_counter()
     _check_classes(model, tiles)
     chosen = choose_tiles(tiles, split, max_tiles)
-    boundary_px = max(1, round(BOUNDARY_SHARE * 2**0.5 * crop_px))
+    boundary_px = max(1, round(BOUNDARY_SHARE * 2**0.5 * how.crop_px))
     counts = _Counts(tiles.classes, boundary_px)
     own = share([piece for tile in chosen for piece in _pieces(tile, block_px)], rank, world_size)
-    most_crops = max((_num_crops(piece, model, crop_px, stride_px) for piece in own), default=1)
+    most_crops = max((_num_crops(piece, model, how) for piece in own), default=1)
     with _threads(threads), closing(TileReader(tiles, num_threads=threads)) as reader:
-        segmenter = TileSegmenter(
-            model,
-            mean=mean,
-            std=std,
-            crop_px=crop_px,
-            stride_px=stride_px,
-            scales=scales,
-            flips=flips,
-            precision=precision,
-            device=device,
-            most_crops=most_crops,
-        )
+        segmenter = TileSegmenter(model, how, most_crops=most_crops)
         for piece, read in _read_ahead(reader, segmenter, own, boundary_px):
             judged = segmenter.judge(piece.tile, piece.with_margin(boundary_px), read)
             counts.add(piece, judged)
@@ -170,8 +144,8 @@ def _pieces(tile: Tile, block_px: int) -> Iterator[Piece]:
             yield Piece(tile, Window(row, col, block_px, block_px).intersect(grid.window))
 
 
-def _num_crops(piece: Piece, model: Segmenter, crop_px: int, stride_px: int) -> int:
-    size = {"crop_px": crop_px, "stride_px": stride_px, "node_px": model.lattice_stride}
+def _num_crops(piece: Piece, model: Segmenter, how: Inference) -> int:
+    size = {"crop_px": how.crop_px, "stride_px": how.stride_px, "node_px": model.lattice_stride}
     rows, cols = Lattice.over(*piece.tile.grid.window.shape, **size).crops(piece.window)
     return len(rows) * len(cols)
 

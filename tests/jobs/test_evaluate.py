@@ -80,6 +80,7 @@ def test_refusals_are_one_sentence_and_exit_code_2(more, sentence, capsys, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_script_from_anywhere(pair, tmp_path):
     place, _ = pair
     command = [sys.executable, str(ROOT / "jobs" / "evaluate.py")]

@@ -89,6 +89,7 @@ def test_refusals_are_one_sentence_and_exit_code_2(flags, sentence, capsys, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_script_from_anywhere(mosaic, tmp_path):
     command = [
         sys.executable,

@@ -1,6 +1,7 @@
 """The command line of training as its users type it: exit codes, messages, JSON, signals."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -126,3 +127,27 @@ def test_a_terminated_run_saves_its_state_and_goes_on(tiles, tmp_path):
         assert "start again to go on" in err
         steps.append(max(int(path.name[5:]) for path in states.iterdir()))
     assert 0 < steps[0] < steps[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_two_workers_by_the_flag(tiles, tmp_path, executor):
+    """Plainly, as a script: the shares of loading, forward, backward and exchange are told."""
+    document = settings(tiles, tmp_path / "model", train={"max_steps": 4, "batch": 8})
+    config = write_config(tmp_path / "run.yaml", document)
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--config", str(config)]
+    done = subprocess.run(
+        [*command, "--workers", "2", "--executor", executor],
+        cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = re.search(
+        r"([\d.]+) images/s, ([\d.]+) of loading alone; "
+        r"loading (\d+)%, forward (\d+)%, backward (\d+)%, all-reduce (\d+)%, optimizer (\d+)%",
+        done.stdout,
+    )
+    assert told, done.stdout
+    images_per_s, loading_per_s, *shares = map(float, told.groups())
+    assert loading_per_s > images_per_s > 0, "loading keeps up with the network"
+    assert sum(shares) == pytest.approx(100, abs=3)
+    assert min(shares[1:3]) > 1

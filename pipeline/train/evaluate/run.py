@@ -20,7 +20,7 @@ from pipeline.report.page import PAGE_KEY
 from pipeline.segment.executor import Event, Executor, Finished, GivenUp
 from pipeline.segment.ledger import PLAN_KEY, check_fingerprint, to_bytes
 from pipeline.segment.progress import Progress
-from pipeline.segment.run import stop_on_signals
+from pipeline.segment.signals import stop_on_signals
 from pipeline.storage import normalise_url, redact
 from pipeline.train.evaluate.evaluation import Evaluation
 from pipeline.train.evaluate.executors import executor_for

@@ -4,11 +4,12 @@ A challenger is named by what it is made from, so that a run that was killed goe
 second run on the same tiles finds the verdict and does nothing.
 """
 
+import functools
 import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.train.run import train
 from pipeline.train.tiles.index import look_at_tiles
 from pipeline.train.tiles.tile_set import TileSet
 from pipeline.train.validate import validate
+from pipeline.train.workplace import compute_at_work
 
 logger = logging.getLogger(__name__)
 
@@ -165,31 +167,23 @@ def _train_and_compare(config: RetrainConfig, round_: Round) -> dict[str, Figure
         weights=intake.weights(config.retrain.new_share),
     )
     train(training, tiles=tiles)
-    job = make_job(training, tiles)
-    figures = {"challenger": _figures(registry.model_url(round_.version), job)}
+    models = {"challenger": registry.model_url(round_.version)}
     if champion is not None:
-        figures["champion"] = _figures(registry.model_url(champion), job)
-    return figures
+        models["champion"] = registry.model_url(champion)
+    return compute_at_work(make_job(training, tiles), training, functools.partial(_compare, models=models))
+
+
+def _compare(job: TrainJob, *, models: Mapping[str, str]) -> dict[str, Figures]:
+    return {who: _figures(url, job) for who, url in models.items()}
 
 
 def _figures(model_url: str, job: TrainJob) -> Figures:
     """How a model does on the frozen validation split, run as segment_region runs it."""
-    folder, settings = Folder(model_url), job.validation
+    folder = Folder(model_url)
     metadata = read_model(folder)
-    found = validate(
-        load_checkpoint(redact(folder.url), read_bytes=folder.read),
-        job.tiles,
-        "val",
-        mean=metadata.mean,
-        std=metadata.std,
-        crop_px=settings.crop.size_px,
-        stride_px=settings.crop.stride_px,
-        scales=settings.scales,
-        flips=settings.flips,
-        precision=job.train.precision,
-        device=choose_device(job.gpus_per_worker),
-        threads=job.threads,
-    ).to_json()
+    how = replace(job.inference(choose_device(job.gpus_per_worker)), mean=metadata.mean, std=metadata.std)
+    model = load_checkpoint(redact(folder.url), read_bytes=folder.read)
+    found = validate(model, job.tiles, "val", how, threads=job.threads).to_json()
     return Figures(float("nan") if found["miou"] is None else found["miou"], found["iou"])
 
 

@@ -17,6 +17,38 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def brief_loading():
+    """How fast crops are loaded alone is measured as briefly as it can be."""
+    from pipeline.train import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOADING_ALONE_S", 0.05)
+        yield
+
+
+@pytest.fixture(scope="session")
+def few_tiles(tmp_path_factory) -> Path:
+    """Where the tiles lie that trainings on Ray learn from."""
+    return tmp_path_factory.mktemp("few-tiles")
+
+
+@pytest.fixture(scope="session")
+def undisturbed_on_ray(few_tiles, tmp_path_factory):
+    """The weights that two workers of Ray end with if nobody disturbs them."""
+    import ray
+
+    from pipeline.train.trainer import train_on_ray
+    from tests.pipeline.train.ray_job import job_of, settings, weights
+
+    output = tmp_path_factory.mktemp("undisturbed") / "model"
+    config = settings(str(output))
+    train_on_ray(job_of(config, few_tiles), config)
+    assert not ray.is_initialized()
+    assert not Path(f"{output}.run/ray").exists(), "nothing of Ray's own is left"
+    return weights(output)
+
+
 def write_raster(path, values_CHW, **profile):
     """Writes samples; the ending of the name says as what."""
     values_CHW = np.atleast_3d(values_CHW) if values_CHW.ndim == 3 else values_CHW[None]

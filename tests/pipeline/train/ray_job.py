@@ -1,6 +1,6 @@
 """A small training on Ray as a process of its own, so that it can be killed; and the same in this process.
 
-``python -m tests.pipeline.train.ray_job FOLDER OUTPUT WORKERS``
+``python -m tests.pipeline.train.ray_job FOLDER OUTPUT TRAIN-AS-JSON``
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 
 from deeplab_core.config import ModelConfig
 from pipeline.errors import Interrupted
+from pipeline.train import trainer
 from pipeline.train.config import TrainConfig
 from pipeline.train.context import LocalContext, TrainContext
 from pipeline.train.job import TrainJob
@@ -22,14 +23,16 @@ from pipeline.train.loop import train_loop
 from pipeline.train.optimizer import plan_optimizer
 from pipeline.train.state import StateStore, read_tensors
 from pipeline.train.tiles.statistics import TileStatistics
-from pipeline.train.trainer import train_on_ray
 from tests.pipeline.segment.scene import BANDS, MEAN, STD
 from tests.pipeline.train.labelled_scene import CLASSES, make_tile, tile_set
 
 STEPS = 12
+STEP_S = 1.0
+RESIZE_EVERY_S = 5.0
+"""A minute is right for days of training, and long for a test."""
 
 
-def settings(output: str, workers: Any, **train: Any) -> TrainConfig:
+def settings(output: str, workers: Any = 2, **train: Any) -> TrainConfig:
     """Nothing random in the network, and states often."""
     how = {
         "max_steps": STEPS, "batch": 4, "crop_px": 65, "precision": "fp32", "workers": workers,
@@ -94,30 +97,34 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 
 class Unhurried:
-    """A context that takes its time at every step, so that a test can strike between the steps."""
+    """A context that takes its time at every step and leaves a trace, so that a test can strike meanwhile."""
 
-    def __init__(self, context: TrainContext) -> None:
-        self._context = context
+    def __init__(self, context: TrainContext, output: str) -> None:
+        self._context, self._trace = context, Path(f"{output}.steps")
         self.rank, self.world_size, self.device = context.rank, context.world_size, context.device
         self.report, self.resume_from = context.report, context.resume_from
 
     def stop_soon(self) -> bool:
         """Asked once a step."""
-        time.sleep(1.0)
+        time.sleep(STEP_S)
+        if self.rank == 0:
+            with self._trace.open("a") as file:
+                file.write(f"{self.world_size}\n")
         return self._context.stop_soon()
 
 
 def unhurried_loop(job: TrainJob, context: TrainContext) -> None:
     """The real loop, slowly."""
-    train_loop(job, Unhurried(context))
+    train_loop(job, Unhurried(context, job.output))
 
 
-def main(folder: str, output: str, workers: str) -> int:
+def main(folder: str, output: str, train: str) -> int:
     """Exit codes as jobs have them: 0 finished, 3 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    config = settings(output, json.loads(workers))
+    config = settings(output, **json.loads(train))
+    trainer.RESIZE_EVERY_S = RESIZE_EVERY_S
     try:
-        train_on_ray(job_of(config, Path(folder)), config, loop=unhurried_loop)
+        trainer.train_on_ray(job_of(config, Path(folder)), config, loop=unhurried_loop)
     except Interrupted as error:
         sys.stderr.write(f"{error}\n")
         return 3

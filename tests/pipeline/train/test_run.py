@@ -13,21 +13,15 @@ from pipeline.errors import MismatchError, Refused, StorageError
 from pipeline.raster.mosaic import Mosaic
 from pipeline.segment.run import segment
 from pipeline.storage import Folder
-from pipeline.train import loop
 from pipeline.train.run import train
 from tests.pipeline.train.small_tiles import config_of, settings, write_tiles
+
+pytestmark = pytest.mark.usefixtures("brief_loading")
 
 RECIPE = {
     "optimizer": "adamw", "lr": 0.005, "max_steps": 40, "batch": 8, "ema": 0.9, "warmup_steps": 3,
     "validate_steps": 20,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _measure_loading_briefly():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "LOADING_ALONE_S", 0.05)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +106,7 @@ def test_a_run_killed_before_its_report_only_reports(finished, monkeypatch):
     """The last state is there: nothing is trained again."""
     document, output, report = finished
     (Path(f"{output}.run") / "report.json").unlink()
-    monkeypatch.setattr("pipeline.train.run.train_here", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("pipeline.train.workplace.train_here", lambda *_: pytest.fail("trained again"))
     again = train(config_of(document))
     assert again["sha256"] == report["sha256"]
     assert again["miou"] == report["miou"]

@@ -40,13 +40,27 @@ def test_a_state_comes_back_as_it_was(run_folder, tmp_path):
     tensors = {"model": {"w": torch.randn(4, 3)}, "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}}}
     (tmp_path / "made").mkdir()
     write_state(tmp_path / "made", tensors, position)
-    StateStore(run_folder, keep=2).put(tmp_path / "made")
-    found = StateStore(run_folder, keep=2).newest()
+    store = StateStore(run_folder, keep=2)
+    assert store.position() is None
+    store.put(tmp_path / "made")
+    assert store.position() == position
+    found = store.newest()
     assert found is not None
     assert read_position(found) == position
     back = read_tensors(found, CPU)
     assert torch.equal(back["model"]["w"], tensors["model"]["w"])
     assert torch.equal(back["optimizer"]["state"][0]["step"], torch.tensor(7.0))
+
+
+def test_local_copies_go_with_the_store(s3_bucket, tmp_path):
+    """A node that is joined a hundred times shall not be full of states in the end."""
+    run = Folder.at(s3_bucket.url).child("model.run")
+    store = StateStore(run, keep=2)
+    put(store, tmp_path, 3)
+    copies = [store.newest(), store.best()]
+    assert all(copy is not None and copy.is_dir() for copy in copies)
+    del store
+    assert not any(copy.exists() for copy in copies)
 
 
 def test_nothing_stored_is_nothing_found(run_folder):

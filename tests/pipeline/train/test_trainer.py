@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +9,6 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from ray.cluster_utils import Cluster
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
 
@@ -19,9 +16,19 @@ from pipeline.errors import Interrupted, SettingsError, StorageError, TerrazzoEr
 from pipeline.storage import Folder
 from pipeline.train import trainer
 from pipeline.train.ray_storage import ray_storage
-from pipeline.train.state import StateStore, read_position
 from pipeline.train.trainer import train_on_ray
 from tests.pipeline.train.ray_job import STEPS, job_of, settings, train_in_process, weights
+from tests.pipeline.train.ray_runs import (
+    assert_equal,
+    assert_near,
+    finish,
+    processes_below,
+    said_by,
+    start,
+    start_cluster,
+    stored_step,
+    wait_for_a_state,
+)
 
 pytestmark = [
     # Ray Train makes settings of Ray Data, which warn of themselves.
@@ -30,148 +37,51 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("tiles")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tiles, tmp_path_factory) -> dict[str, torch.Tensor]:
-    """What two workers end with if nobody disturbs them."""
-    output = tmp_path_factory.mktemp("undisturbed") / "model"
-    config = settings(str(output), 2)
-    train_on_ray(job_of(config, tiles), config)
-    assert not ray.is_initialized()
-    assert not Path(f"{output}.run/ray").exists(), "nothing of Ray's own is left"
-    return weights(output)
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """A head without CPUs and two nodes with one each, as processes of this machine."""
-    cluster = start_cluster()
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def start_cluster():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    return cluster
-
-
-def start(tiles, output, workers="2") -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.pipeline.train.ray_job", str(tiles), str(output), workers]
-    with said_by(output).open("ab") as said:
-        return subprocess.Popen(command, cwd=REPOSITORY, stderr=said)
-
-
-def said_by(output) -> Path:
-    return output.with_name(f"{output.name}.said")
-
-
-def finish(job, output) -> None:
-    assert job.wait(timeout=500) == 0, said_by(output).read_text()
-
-
-def wait_for_a_state(output, job) -> None:
-    """Until the first state is complete; training must not be at its end by then."""
-    store = StateStore(Folder.at(f"{output}.run"), keep=2)
-    deadline = time.monotonic() + 400
-    while (state := store.newest()) is None:
-        assert job.poll() is None, said_by(output).read_text()
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    assert read_position(state).step < STEPS, "it was over before it could be disturbed"
-
-
-def stored_step(output) -> int:
-    state = StateStore(Folder.at(f"{output}.run"), keep=2).newest()
-    assert state is not None
-    return read_position(state).step
-
-
-def processes_below(ancestor: int, *words: str) -> list[int]:
-    """Processes that one of ours began, or theirs, whose command holds one of the words."""
-    parents, names = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
-            names[int(folder.name)] = command
-    below = {ancestor}
-    while more := {pid for pid, parent in parents.items() if parent in below} - below:
-        below |= more
-    return sorted(pid for pid in below - {ancestor} if any(word in names.get(pid, "") for word in words))
-
-
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
-    different = [name for name, value in expected.items() if not torch.equal(found[name], value)]
-    assert not different
-
-
-def assert_near(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, atol=1e-4, rtol=0, msg=lambda told, name=name: f"{name}: {told}"
-        )
-
 
 @pytest.mark.slow
-def test_two_workers_of_ray_end_where_one_process_does(undisturbed, tiles, tmp_path):
-    alone = train_in_process(tmp_path / "model", tiles)
-    assert_near(undisturbed, alone)
-    assert any(not torch.equal(alone[name], value) for name, value in undisturbed.items()), (
+def test_two_workers_of_ray_end_where_one_process_does(undisturbed_on_ray, few_tiles, tmp_path):
+    alone = train_in_process(tmp_path / "model", few_tiles)
+    assert_near(undisturbed_on_ray, alone)
+    assert any(not torch.equal(alone[name], value) for name, value in undisturbed_on_ray.items()), (
         "was it one worker?"
     )
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_a_killed_worker_leaves_no_trace_in_the_result(undisturbed, tiles, tmp_path):
+def test_a_killed_worker_leaves_no_trace_in_the_result(undisturbed_on_ray, few_tiles, tmp_path):
     output = tmp_path / "model"
-    job = start(tiles, output)
-    wait_for_a_state(output, job)
+    job = start(few_tiles, output)
+    wait_for_a_state(job, output)
     victims = processes_below(job.pid, "RayTrainWorker")
     assert len(victims) == 2
     os.kill(victims[1], signal.SIGKILL)
     finish(job, output)
-    assert_equal(weights(output), undisturbed)
+    assert_equal(weights(output), undisturbed_on_ray)
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_a_killed_driver_leaves_no_trace_in_the_result(undisturbed, tiles, tmp_path):
+def test_a_killed_driver_leaves_no_trace_in_the_result(undisturbed_on_ray, few_tiles, tmp_path):
     output = tmp_path / "model"
-    job = start(tiles, output)
-    wait_for_a_state(output, job)
+    job = start(few_tiles, output)
+    wait_for_a_state(job, output)
     job.kill()
     job.wait()
     before = stored_step(output)
     assert before < STEPS
-    finish(start(tiles, output), output)
-    assert_equal(weights(output), undisturbed)
+    finish(start(few_tiles, output), output)
+    assert_equal(weights(output), undisturbed_on_ray)
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_a_killed_cluster_leaves_no_trace_in_the_result(undisturbed, tiles, tmp_path, monkeypatch):
+def test_a_killed_cluster_leaves_no_trace_in_the_result(undisturbed_on_ray, few_tiles, tmp_path, monkeypatch):
     output = tmp_path / "model"
     first = start_cluster()
     monkeypatch.setenv("RAY_ADDRESS", first.address)
-    job = start(tiles, output)
-    wait_for_a_state(output, job)
+    job = start(few_tiles, output)
+    wait_for_a_state(job, output)
     # The driver lives on the head, as it does under `ray job submit`.
     for pid in [job.pid, *processes_below(os.getpid(), "ray::", "/ray/")]:
         with suppress(ProcessLookupError):
@@ -182,50 +92,26 @@ def test_a_killed_cluster_leaves_no_trace_in_the_result(undisturbed, tiles, tmp_
     second = start_cluster()
     try:
         monkeypatch.setenv("RAY_ADDRESS", second.address)
-        finish(start(tiles, output), output)
+        finish(start(few_tiles, output), output)
     finally:
         second.shutdown()
-    assert_equal(weights(output), undisturbed)
+    assert_equal(weights(output), undisturbed_on_ray)
 
 
 @pytest.mark.slow
 def test_asked_to_stop_it_stores_its_state_and_another_number_of_workers_goes_on(
-    undisturbed, tiles, tmp_path
+    undisturbed_on_ray, few_tiles, tmp_path
 ):
     output = tmp_path / "model"
-    job = start(tiles, output)
-    wait_for_a_state(output, job)
+    job = start(few_tiles, output)
+    wait_for_a_state(job, output)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=300) == 3, said_by(output).read_text()
     assert "its state is stored" in said_by(output).read_text()
     step = stored_step(output)
     assert 3 <= step < STEPS
-    finish(start(tiles, output, "1"), output)
-    assert_near(weights(output), undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.chaos
-def test_a_preempted_worker_saves_in_time_and_those_left_go_on(cluster, undisturbed, tiles, tmp_path):
-    """A node announces its end, as a spot machine does: the state of that moment goes on, no older one."""
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-
-    output = tmp_path / "model"
-    job = start(tiles, output, "[1, 2]")
-    wait_for_a_state(output, job)
-    node = cluster.worker_nodes.copy().pop()
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int(1000 * (time.time() + 25))
-    accepted, why = GcsClient(address=cluster.address).drain_node(node.node_id, reason, "spot", deadline_ms)
-    assert accepted, why
-    time.sleep(15)
-    step = stored_step(output)
-    assert step < STEPS
-    assert not any(output.with_name(f"{output.name}.run").joinpath("states").glob(f"step-{STEPS:08d}"))
-    cluster.remove_node(node, allow_graceful=False)
-    finish(job, output)
-    assert_near(weights(output), undisturbed)
+    finish(start(few_tiles, output, workers=1), output)
+    assert_near(weights(output), undisturbed_on_ray)
 
 
 def refuse(job, context):
@@ -238,11 +124,11 @@ def refuse(job, context):
 
 
 @pytest.mark.slow
-def test_what_a_worker_refuses_is_refused_once_and_with_its_sentence(tiles, tmp_path):
+def test_what_a_worker_refuses_is_refused_once_and_with_its_sentence(few_tiles, tmp_path):
     config = settings(str(tmp_path / "model"), 2)
     began = time.monotonic()
     with pytest.raises(SettingsError, match=r"^train\.lr must be lower$"):
-        train_on_ray(job_of(config, tiles), config, loop=refuse)
+        train_on_ray(job_of(config, few_tiles), config, loop=refuse)
     assert time.monotonic() - began < 250
     assert sorted((tmp_path / "model.attempts").read_text().split()) == ["0", "1"]
     assert not ray.is_initialized()
@@ -281,9 +167,3 @@ def test_the_cause_is_told_rather_than_what_followed_from_it():
     assert type(told) is TerrazzoError
     assert "start again to go on" in str(told)
     assert trainer._cause(fault) is fault
-
-
-def test_a_range_of_workers_is_a_range(tmp_path, tiles):
-    for workers, expected in ((3, (3, 3)), ((1, 4), (1, 4))):
-        config = settings(str(tmp_path / "model"), workers)
-        assert trainer._worker_range(job_of(config, tiles)) == expected

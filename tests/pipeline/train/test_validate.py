@@ -25,7 +25,7 @@ from pipeline.raster.window import Window
 from pipeline.segment.run import segment
 from pipeline.storage import Folder
 from pipeline.train.tile_pictures import PICTURE_PX, color_bands, write_tile_pictures
-from pipeline.train.tile_segmenter import TileSegmenter
+from pipeline.train.tile_segmenter import Inference, TileSegmenter
 from pipeline.train.validate import Piece, choose_tiles, gathered, share, validate
 from pipeline.train.validation import TileScore, Validation
 from tests.deeplab_core.tiny_segmenter import TinySegmenter
@@ -65,9 +65,14 @@ def small(folder):
     return make_tile(folder, "small", 61, 47, seed=3)
 
 
-def run(model, tiles, **options):
-    how = {"mean": MEAN, "std": STD, "precision": "fp32", "device": CPU, "threads": 1, **SIZE} | options
-    return validate(model, tiles, "val", **how)
+HOW = Inference(MEAN, STD, CPU, precision="fp32", **SIZE)
+
+
+def run(model, tiles, *, threads=1, rank=0, world_size=1, block_px=2048, **how):
+    return validate(
+        model, tiles, "val", replace(HOW, **how),
+        threads=threads, rank=rank, world_size=world_size, block_px=block_px,
+    )  # fmt: skip
 
 
 def mosaic_classes(folder, tile):
@@ -236,12 +241,6 @@ def test_parts_of_a_tile_add_up_in_any_order(one, two, three):
     assert TileScore.from_dict((one + two).to_dict()) == one + two
 
 
-def segmenter(model):
-    return TileSegmenter(
-        model, mean=MEAN, std=STD, scales=(1.0,), flips=(), precision="fp32", device=CPU, **SIZE
-    )
-
-
 def decoded(folder, key):
     return np.asarray(Image.open(BytesIO(folder.read(key))).convert("RGBA"))
 
@@ -250,7 +249,7 @@ def test_pictures_show_truth_and_prediction_where_the_most_is_wrong(folder, tmp_
     other, _ = make_tile(folder, "other", 100, 90, seed=7)
     tiles = tile_set(scene[0], small[0], other)
     found = run(model, tiles)
-    index = write_tile_pictures(Folder.at(tmp_path), segmenter(model), tiles, found, threads=1)
+    index = write_tile_pictures(Folder.at(tmp_path), TileSegmenter(model, HOW), tiles, found, threads=1)
     assert json.loads((tmp_path / "validation/pictures.json").read_text()) == index
     assert [one["kind"] for one in index] == ["worst", "worst", "best"]
     assert [one["id"] for one in index[:2]] == [score.id for score in found.ranked()[:2]]
@@ -289,14 +288,16 @@ def test_bands_are_shown_in_their_own_colours(bands, chosen):
 MEASURE = """
 import pickle, re, sys
 import torch
+from pipeline.train.tile_segmenter import Inference
 from pipeline.train.validate import validate
 from tests.deeplab_core.tiny_segmenter import TinySegmenter
 with open(sys.argv[1], "rb") as file:
     tiles = pickle.load(file)
 model = TinySegmenter(num_classes=3)
 model.config = model.config.model_copy(update={"classes": tiles.classes})
-found = validate(model, tiles, "val", mean=(80.0,) * 3, std=(30.0,) * 3, crop_px=129, stride_px=112,
-                 precision="fp32", device=torch.device("cpu"), threads=1, block_px=int(sys.argv[2]))
+cpu = torch.device("cpu")
+how = Inference((80.0,) * 3, (30.0,) * 3, cpu, crop_px=129, stride_px=112, precision="fp32")
+found = validate(model, tiles, "val", how, threads=1, block_px=int(sys.argv[2]))
 with open("/proc/self/status") as file:  # of this program alone; getrusage begins with its parent's
     peak_kib = int(re.search(r"VmHWM:\\s+(\\d+)", file.read())[1])
 print(found.confusion.counts.sum(), peak_kib * 1024)
