@@ -7,13 +7,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from pipeline.errors import Interrupted, Refused, TerrazzoError
 from pipeline.settings import describe_settings
 from pipeline.storage import Folder, redact
+
+Config = TypeVar("Config", bound=BaseModel)
 
 EXIT_COMPLETE = 0
 EXIT_INCOMPLETE = 1
@@ -86,6 +88,37 @@ def run_job(
     if as_json:
         print_json(report)
     return EXIT_CODES[report["status"]]
+
+
+def run_with_config(
+    options: argparse.Namespace,
+    load: Callable[[argparse.Namespace], Config],
+    work: Callable[[Config], dict[str, Any]],
+    *,
+    tell: Callable[[dict[str, Any]], str],
+    traceback_folder: Callable[[Config], str | None],
+) -> int:
+    """Run a job of one config: load it, do the work, tell in words or as JSON.
+
+    Args:
+        options: The command line.
+        load: Gives the settings.
+        work: Gives a report with a ``status``.
+        tell: The report in words.
+        traceback_folder: Where the traceback of a fault goes; None for the terminal.
+    """
+    loaded: list[Config] = []
+
+    def job() -> dict[str, Any]:
+        loaded.append(load(options))
+        report = work(loaded[0])
+        if not options.json:
+            sys.stdout.write(tell(report))
+        return report
+
+    return run_job(
+        job, as_json=options.json, traceback_folder=lambda: traceback_folder(loaded[0]) if loaded else None
+    )
 
 
 def print_json(document: Mapping[str, Any]) -> None:

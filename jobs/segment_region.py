@@ -7,16 +7,17 @@ ray job submit --working-dir . -- python jobs/segment_region.py --config s3://bu
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
 from jobs.command_line import make_parser, run_job
 from pipeline.config import RunConfig
-from pipeline.errors import SettingsError
+from pipeline.segment.each import one_config_each, run_each
 from pipeline.segment.plan_table import plan_table
 from pipeline.segment.run import plan_only, segment
+from pipeline.segment.signals import interrupted_by_sigterm
 from pipeline.settings import load_settings
 
 
@@ -54,52 +55,33 @@ def load(options: argparse.Namespace) -> RunConfig:
     )
 
 
-def one_config_each(config: RunConfig) -> list[RunConfig]:
-    """The same run for every source, each with an output of its own."""
-    if not config.source.urls:
-        raise SettingsError("--each needs source.urls: scenes of an index or of STAC make one mosaic")
-    if "{stem}" not in config.output.url:
-        raise SettingsError(f"with --each, --output must hold {{stem}}, got {config.output.url}")
-    stems = [PurePosixPath(url).stem for url in config.source.urls]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise SettingsError(f"with --each, sources must have different names, got {', '.join(twice)} twice")
-    return [
-        config.model_copy(
-            update={
-                "source": config.source.model_copy(update={"urls": (url,)}),
-                "output": config.output.model_copy(update={"url": config.output.url.replace("{stem}", stem)}),
-                "incremental": config.incremental.model_copy(
-                    update={"previous": (config.incremental.previous or "").replace("{stem}", stem) or None}
-                ),
-            }
-        )
-        for url, stem in zip(config.source.urls, stems, strict=True)
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, tell."""
     options = parse(arguments)
-    configs: list[RunConfig] = []
+    begun: list[str] = []
+
+    def run(config: RunConfig) -> dict[str, Any]:
+        begun.append(config.output.url)
+        return _segment_and_tell(config, options)
 
     def job() -> dict[str, Any]:
         config = load(options)
-        configs.extend(one_config_each(config) if options.each else [config])
+        configs = one_config_each(config) if options.each else [config]
         if options.plan:
-            plans = [plan_only(config) for config in configs]
-            for plan in plans:
-                if not options.json:
-                    sys.stdout.write(plan_table(plan) + "\n")
-            return {"status": "complete"} | (plans[0] if len(plans) == 1 else {"plans": plans})
-        reports = [_segment_and_tell(config, options) for config in configs]
-        return reports[0] if len(reports) == 1 else _together(reports)
+            return _plan_and_tell(configs, options)
+        return run(configs[0]) if len(configs) == 1 else run_each(configs, run)
 
-    return run_job(
-        job,
-        as_json=options.json,
-        traceback_folder=lambda: f"{configs[0].output.url}.run" if configs and not options.plan else None,
-    )
+    with interrupted_by_sigterm():
+        return run_job(
+            job, as_json=options.json, traceback_folder=lambda: f"{begun[-1]}.run" if begun else None
+        )
+
+
+def _plan_and_tell(configs: Sequence[RunConfig], options: argparse.Namespace) -> dict[str, Any]:
+    plans = [plan_only(config) for config in configs]
+    if not options.json:
+        sys.stdout.writelines(plan_table(plan) + "\n" for plan in plans)
+    return {"status": "complete"} | (plans[0] if len(plans) == 1 else {"plans": plans})
 
 
 def _segment_and_tell(config: RunConfig, options: argparse.Namespace) -> dict[str, Any]:
@@ -124,13 +106,6 @@ def _of_the_night(told: dict[str, Any] | None) -> str:
         return "; nothing changed"
     published = "published" if told.get("published") else "not published by this run"
     return f"; {told['copied']} blocks copied, {published}"
-
-
-def _together(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """One status for several mosaics: the worst."""
-    order = ("interrupted", "incomplete", "complete")
-    statuses = {report["status"] for report in reports}
-    return {"status": next(status for status in order if status in statuses), "reports": reports}
 
 
 if __name__ == "__main__":

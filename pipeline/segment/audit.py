@@ -1,16 +1,22 @@
 """Read the store again: is every block there, and is each object what its writer wrote?"""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipeline.errors import StorageError
-from pipeline.raster.mosaic import Mosaic, MosaicLayout, array_names, checksum
+from pipeline.raster.mosaic import Mosaic, MosaicLayout, array_names, checksum, checksum_of
+from pipeline.segment.ahead import map_ahead
 from pipeline.segment.ledger import Ledger, Record
 from pipeline.segment.plan import Plan
 from pipeline.storage import Folder, redact
 
 READERS = 16
+READ_AHEAD = 4 * READERS
+
+PART_BYTES = 8 << 20
+"""Larger objects are read part by part: logits of 150 classes at full size are 300 MB each."""
 
 
 @dataclass
@@ -46,32 +52,55 @@ class Audit:
             yield f"{key} was written by no block"
 
 
-def audit(output: Folder, ledger: Ledger, plan: Plan, layout: MosaicLayout) -> Audit:
-    """Compare plan, ledger and store."""
-    found = Audit()
-    records = dict(ledger.records())
-    found.missing = [block.id for block in plan.tasks() if block.id not in records]
-    found.failed = sorted(ledger.failed() - records.keys())
-    written = {key for record in records.values() for key in record.get("objects", {})}
-    present = {
-        stored.key
+def audit(
+    output: Folder, ledger: Ledger, plan: Plan, layout: MosaicLayout, stop: threading.Event | None = None
+) -> Audit:
+    """Compare plan, ledger and store.
+
+    Args:
+        output: The mosaic.
+        ledger: What is kept beside it.
+        plan: Which blocks there should be.
+        layout: Which arrays they are written to.
+        stop: Set when the run should end: blocks are still counted, but no more objects are read.
+    """
+    finished = ledger.finished()
+    found = Audit(missing=[block.id for block in plan.tasks() if block.id not in finished])
+    found.failed = sorted(ledger.failed() - finished)
+    if stop is None or not stop.is_set():
+        _read_objects(found, output, ledger, layout, stop or threading.Event())
+    return found
+
+
+def _read_objects(
+    found: Audit, output: Folder, ledger: Ledger, layout: MosaicLayout, stop: threading.Event
+) -> None:
+    """Add damaged blocks and strays; records come and go one by one, so that a million take little memory."""
+    sizes_bytes = {
+        stored.key: stored.size_bytes
         for name in array_names(layout)
         for stored in output.listing(f"{name}/c/")
     }  # fmt: skip
-    found.strays = sorted(present - written)
+    not_named = set(sizes_bytes)
+
+    def first_fault(item: tuple[str, Record]) -> str | None:
+        return None if stop.is_set() else _first_fault(output, item[1], sizes_bytes)
+
     with ThreadPoolExecutor(READERS) as readers:
-        checks = readers.map(lambda record: _first_fault(output, record), records.values())
-        for block, fault in zip(records, checks, strict=True):
+        for (block, record), fault in map_ahead(readers, first_fault, ledger.records(), ahead=READ_AHEAD):
+            if stop.is_set():
+                return
+            not_named.difference_update(record.get("objects", {}))
+            found.objects += len(record.get("objects", {}))
             if fault:
                 found.damaged[block] = fault
-    found.objects = len(written)
-    return found
+    found.strays = sorted(not_named)
 
 
 def audit_stored(output_url: str) -> Audit:
     """Audit a mosaic by what was stored with it."""
     mosaic, ledger = Mosaic.open(output_url), Ledger.beside(output_url)
-    stored = ledger.read_plan()
+    stored = ledger.read_segmentation()
     if stored is None:
         raise StorageError(
             f"a mosaic must have a run folder with a plan, but there is none at {redact(ledger.folder.url)}"
@@ -79,12 +108,19 @@ def audit_stored(output_url: str) -> Audit:
     return audit(Folder.at(output_url), ledger, Plan.from_json(stored["geometry"]), mosaic.layout)
 
 
-def _first_fault(output: Folder, record: Record) -> str | None:
+def _first_fault(output: Folder, record: Record, sizes_bytes: Mapping[str, int]) -> str | None:
     for key, expected in record.get("objects", {}).items():
         try:
-            data = output.read(key)
+            found = _checksum(output, key, sizes_bytes.get(key, 0))
         except FileNotFoundError:
             return f"{key} is missing"
-        if checksum(data) != expected:
+        if found != expected:
             return f"{key} is not what was written"
     return None
+
+
+def _checksum(output: Folder, key: str, size_bytes: int) -> str:
+    if size_bytes <= PART_BYTES:
+        return checksum(output.read(key))
+    starts = range(0, size_bytes, PART_BYTES)
+    return checksum_of(output.read_range(key, start, min(PART_BYTES, size_bytes - start)) for start in starts)

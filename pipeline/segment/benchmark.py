@@ -5,6 +5,7 @@ passes counts. Cold costs (loading, preparing, compiling) stand apart.
 """
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
+from pipeline.errors import Interrupted, TerrazzoError
 from pipeline.raster.mosaic import Mosaic, create_mosaic
 from pipeline.segment import overviews
 from pipeline.segment.audit import audit
-from pipeline.segment.executor import Event, Finished, LocalExecutor, Record
+from pipeline.segment.executor import Event, Finished, GivenUp, LocalExecutor, Record
+from pipeline.segment.find_source import single_raster
 from pipeline.segment.machine import this_machine
-from pipeline.segment.peers import PEERS, PeerTask
+from pipeline.segment.peers import PEERS, PeerTask, eager_model
 from pipeline.segment.planned import PlannedRun, make_planned_run, plan_document
-from pipeline.segment.run import stop_on_signals
+from pipeline.segment.signals import stop_on_signals
 from pipeline.segment.worker import BlockWorker
 
 PASSES = 2
@@ -44,10 +47,12 @@ def benchmark(config: RunConfig, folder: Path, *, with_peers: bool = True) -> di
     worker = _prepare(planned)
     cold_seconds = time.perf_counter() - began
     bare, passes = [], []
-    for output in outputs:
-        bare.append(_bare_crops_per_s(worker, planned))
-        passes.append(_end_to_end(worker, make_planned_run(output, this_machine())))
-    worker.close()
+    try:
+        for output in outputs:
+            bare.append(_bare_crops_per_s(worker, planned))
+            passes.append(_end_to_end(worker, make_planned_run(output, this_machine())))
+    finally:
+        worker.close()
     best = min(passes, key=lambda one: one["seconds"])
     bare_crops_per_s = max(bare)
     classes = Mosaic.open(outputs[0].output.url).classes()
@@ -92,7 +97,7 @@ def _bare_crops_per_s(worker: BlockWorker, planned: PlannedRun) -> float:
 
 def _eager_crops_per_s(planned: PlannedRun) -> dict[str, float]:
     """The same network as its library gives it: float32, full-size output, by crops given at a time."""
-    model, crop_px = PeerTask.of(planned).model, planned.config.crop.size_px
+    model, crop_px = eager_model(planned), planned.config.crop.size_px
     pace = {}
     for batch in EAGER_BATCHES:
         images_NCHW = torch.randn((batch, planned.numbers.num_bands, crop_px, crop_px))
@@ -115,6 +120,8 @@ def _end_to_end(worker: BlockWorker, planned: PlannedRun) -> dict[str, Any]:
     records: list[Record] = []
 
     def on_event(event: Event) -> None:
+        if isinstance(event, GivenUp):  # fewer blocks would be done sooner, and look faster
+            raise TerrazzoError(f"every block must be done to be measured, but {event.task}: {event.reason}")
         if isinstance(event, Finished):
             records.append(event.record)
 
@@ -122,12 +129,12 @@ def _end_to_end(worker: BlockWorker, planned: PlannedRun) -> dict[str, Any]:
     with stop_on_signals() as stop:
         blocks = [block.id for block in planned.plan.tasks()]
         LocalExecutor().run(lambda: _Warm(worker), blocks, on_event, stop)
-        audit(planned.output, planned.ledger, planned.plan, planned.layout)
-        height, width = planned.layout.grid.window.shape
-        for base in overviews.rounds(height, width):
-            reduce = functools.partial(overviews.OverviewWorker, planned.output, planned.layout)
-            tasks = overviews.tasks(height, width, base, planned.layout.stack_shape)
-            LocalExecutor(planned.workers.threads).run(reduce, tasks, _ignore, stop)
+        found = audit(planned.output, planned.ledger, planned.plan, planned.layout, stop)
+        _write_overviews(planned, stop)
+        if stop.is_set():
+            raise Interrupted("the benchmark was stopped; a part of it measures nothing")
+    if not found.is_complete:
+        raise TerrazzoError(f"a mosaic must be whole to be measured, but {next(found.lines())}")
     seconds = time.perf_counter() - began
     stages = {
         stage: round(sum(record["seconds"].get(stage, 0.0) for record in records), 3)
@@ -139,6 +146,14 @@ def _end_to_end(worker: BlockWorker, planned: PlannedRun) -> dict[str, Any]:
         "pixels": sum(record.get("pixels", 0) for record in records),
         "stages": stages,
     }
+
+
+def _write_overviews(planned: PlannedRun, stop: threading.Event) -> None:
+    height, width = planned.layout.grid.window.shape
+    for base in overviews.rounds(height, width):
+        reduce = functools.partial(overviews.OverviewWorker, planned.output, planned.layout)
+        tasks = overviews.tasks(height, width, base, planned.layout.stack_shape)
+        LocalExecutor(planned.workers.threads).run(reduce, tasks, _ignore, stop)
 
 
 class _Warm:
@@ -158,6 +173,8 @@ def _ignore(_event: Event) -> None:
 def _measure_peers(
     planned: PlannedRun, ours: NDArray[Any], best: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
+    if single_raster(planned.config.source) is None:
+        return {name: {"skipped": "takes a single raster on its own grid"} for name in PEERS}
     task = PeerTask.of(planned)
     ours_mpx_per_s = best["pixels"] / 1e6 / best["seconds"]
     results = {}

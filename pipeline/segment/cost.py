@@ -14,7 +14,6 @@ from deeplab_core.scales import scaled_size_px
 from pipeline.raster.mosaic import LogitsLayout
 from pipeline.raster.window import Window
 from pipeline.segment.executor import TASKS_IN_FLIGHT
-from pipeline.segment.lattice import Axis
 from pipeline.segment.overviews import factors
 from pipeline.segment.plan import Plan
 
@@ -38,6 +37,7 @@ class NetworkCost:
         largest_activation: Numbers in the largest layer's output, at the largest scale.
         node_px: Pixels between the nodes of the network's answer.
         input_multiple_px: Crops must be k of these plus 1.
+        num_sizes: Different sizes at which crops are seen: each has compiled code of its own.
     """
 
     multiply_adds: int
@@ -45,6 +45,7 @@ class NetworkCost:
     largest_activation: int
     node_px: int
     input_multiple_px: int
+    num_sizes: int = 1
 
 
 def network_cost(config: ModelConfig, *, crop_px: int, scales: tuple[float, ...], views: int) -> NetworkCost:
@@ -59,15 +60,22 @@ def network_cost(config: ModelConfig, *, crop_px: int, scales: tuple[float, ...]
     with torch.device("meta"):
         model = build_model(config.model_copy(update={"pretrained": False})).eval()
     multiply_adds = largest = 0
-    for scale in scales:
-        side = scaled_size_px(crop_px, scale, model.input_multiple_px)
+    sides = [scaled_size_px(crop_px, scale, model.input_multiple_px) for scale in scales]
+    for side in sides:
         one_view, activation = _one_pass(
             model, torch.empty((1, config.in_channels, side, side), device="meta")
         )
         multiply_adds += views * one_view
         largest = max(largest, activation)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return NetworkCost(multiply_adds, parameters, largest, model.lattice_stride, model.input_multiple_px)
+    return NetworkCost(
+        multiply_adds,
+        parameters,
+        largest,
+        model.lattice_stride,
+        model.input_multiple_px,
+        len(set(sides)),
+    )
 
 
 def _one_pass(model: nn.Module, images_NCHW: Tensor) -> tuple[int, int]:
@@ -151,9 +159,11 @@ def project_memory(
     normalised = halo_px * bands * numbers.value_bytes
     upsampled = 8 * block_px * classes if numbers.logits == "full" else 0
     finished = block_px * (2 * numbers.class_bytes + 2) + 2 * numbers.logits_bytes(block_px, nodes)
+    # As loaded in float32, as converted and as packed; code compiled for a size keeps them once more.
+    weights = 4 + 2 * numbers.value_bytes + (numbers.value_bytes * network.num_sizes if compiled else 0)
     return Memory(
         process=PROCESS_BYTES[device] + (COMPILER_BYTES if compiled else 0),
-        network=network.parameters * (4 + 2 * numbers.value_bytes),
+        network=network.parameters * weights,
         activations=0 if device == "cuda" else LIVE_ACTIVATIONS * batch * network.largest_activation * 4,
         pixels=numbers.reading_bytes(halo) + TASKS_IN_FLIGHT * pixels + normalised,
         blending=4 * nodes * classes * 4 + upsampled,
@@ -173,20 +183,10 @@ def _largest_block(plan: Plan) -> tuple[Window, int, int]:
 
 def _reaches(plan: Plan) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """For each row and each column of blocks, the pixels that their crops look at along that axis."""
-    lattice, mosaic, box = plan.lattice, plan.mosaic_window, plan.region.box
-
-    def reaches(
-        axis: Axis, origin: int, num_blocks: int, wanted_start: int, wanted_stop: int
-    ) -> list[tuple[int, int]]:
-        starts = [origin + index * plan.block_px for index in range(num_blocks)]
-        spans = [
-            axis.crops(max(start, wanted_start), min(start + plan.block_px, wanted_stop)) for start in starts
-        ]
-        return [axis.extent(span) for span in spans if span]
-
+    rows, cols = plan.crop_spans()
     return (
-        reaches(lattice.rows, mosaic.row, plan.block_rows, box.row, box.row_stop),
-        reaches(lattice.cols, mosaic.col, plan.block_cols, box.col, box.col_stop),
+        [plan.lattice.rows.extent(span) for span in rows if span],
+        [plan.lattice.cols.extent(span) for span in cols if span],
     )
 
 

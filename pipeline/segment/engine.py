@@ -4,8 +4,9 @@ Everything between the raw pixels and the finished arrays stays on the device. T
 on the crops over it and on nothing else: not on the block's cut, nor on the batch a crop was computed in.
 """
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
 from pipeline.segment.finish import finish, upsample
 from pipeline.segment.lattice import BlendWindow, Lattice, blend_weights
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_PROBABILITY = 1e-7
 """Logits are log(p), and p is at least this: float16 holds its logarithm, and no infinity is stored."""
@@ -61,12 +64,27 @@ class EngineSettings:
 
 
 class BlockEngine:
-    """Computes blocks on one device with one model."""
+    """Computes blocks on one device with one model.
+
+    Args:
+        model: The network.
+        settings: What results depend on.
+        device: Where everything is computed.
+        dtype: What the network's input is kept in.
+        smaller: Gives the network anew, for so many crops at once at most; None where any number will do.
+    """
 
     def __init__(
-        self, model: CropModel, settings: EngineSettings, *, device: torch.device, dtype: torch.dtype
+        self,
+        model: CropModel,
+        settings: EngineSettings,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        smaller: Callable[[int], CropModel] | None = None,
     ) -> None:
         self._model = model
+        self._smaller = smaller
         self._settings = settings
         self._device = device
         self._dtype = dtype
@@ -185,18 +203,32 @@ class BlockEngine:
         start = 0
         while start < len(crops):
             batch = crops[start : start + self.batch]
-            images_NCHW = torch.stack([images_CHW[:, *crop.relative_to(halo).slices] for crop in batch])
-            try:
-                scores = self._model.fused(images_NCHW)
-            except torch.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-                # Half as many crops at once is the same answer in less memory; later blocks keep to it.
-                self.batch = max(1, self.batch // 2)
-                torch.cuda.empty_cache()
+            scores_NKHW = self._scores_if_they_fit(images_CHW, halo, batch)
+            if scores_NKHW is None:
+                self._halve_batch()
                 continue
-            yield batch, scores
+            yield batch, scores_NKHW
             start += len(batch)
+
+    def _scores_if_they_fit(self, images_CHW: Tensor, halo: Window, crops: Sequence[Window]) -> Tensor | None:
+        """Scores of one batch; None where memory is short, and whatever was held is free on return."""
+        try:
+            images_NCHW = torch.stack([images_CHW[:, *crop.relative_to(halo).slices] for crop in crops])
+            return self._model.fused(images_NCHW)
+        except torch.OutOfMemoryError:
+            if self.batch == 1:
+                raise
+            return None
+
+    def _halve_batch(self) -> None:
+        """Half as many crops at once is the same answer in less memory; later blocks keep to it."""
+        self.batch = max(1, self.batch // 2)
+        logger.warning("memory of %s is short: from now on %d crops at once", self._device, self.batch)
+        if self._smaller is not None:  # what is prepared for a batch is filled up to it, however few come
+            del self._model
+            self._model = self._smaller(self.batch)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _finish(
         self,

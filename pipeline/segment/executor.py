@@ -74,17 +74,42 @@ class Backlog:
         self._again: list[tuple[float, str]] = []
         """A heap: when each may be tried again. Waits differ, so the first to fail is not the first due."""
         self._failures: dict[str, int] = {}
+        self._suspects: set[str] = set()
         self._clock = clock
 
     def __len__(self) -> int:
         """Tasks not begun, or to be begun again."""
         return len(self._fresh) + len(self._again)
 
-    def take(self) -> str | None:
-        """The next task, or None while all that is left must wait."""
-        if self._again and self._again[0][0] <= self._clock():
-            return heapq.heappop(self._again)[1]
-        return self._fresh.popleft() if self._fresh else None
+    def take(self, *, for_idle: bool = True) -> str | None:
+        """The next task, or None while all that is left must wait.
+
+        Args:
+            for_idle: Whether its worker has nothing else to do; a suspect is given to no other.
+        """
+        passed_over, chosen = [], None
+        while chosen is None and self._again and self._again[0][0] <= self._clock():
+            due = heapq.heappop(self._again)
+            if for_idle or not self.is_suspect(due[1]):
+                chosen = due[1]
+            else:
+                passed_over.append(due)
+        for due in passed_over:
+            heapq.heappush(self._again, due)
+        return self._fresh.popleft() if chosen is None and self._fresh else chosen
+
+    def is_suspect(self, task: str) -> bool:
+        """Whether a worker died under it: it shares a worker with no other task from then on."""
+        return task in self._suspects
+
+    def worker_died(self, task: str, reason: str, details: str, *, alone: bool) -> "Retried | GivenUp":
+        """Decide what becomes of a task whose worker died.
+
+        Of several tasks one may have killed it, and the others must not pay: each is tried alone, and only
+        then does a death count.
+        """
+        self._suspects.add(task)
+        return self.failed(task, reason, details, counted=alone)
 
     def failed(self, task: str, reason: str, details: str, *, counted: bool = True) -> Retried | GivenUp:
         """Decide what becomes of a task that failed; what is tried again waits longer each time."""

@@ -14,8 +14,8 @@ from pipeline.storage import normalise_url, redact
 ONLY_FOR_IMAGES = ("level", "resolution", "um_per_px", "t", "z", "tissue")
 
 
-def find_image(settings: SourceSettings, url: str) -> FoundSource:
-    """Look at the image; each kind may be a pyramid."""
+def find_image(settings: SourceSettings, url: str, *, identified: bool = True) -> FoundSource:
+    """Look at the image; each kind may be a pyramid. ``identified``: its store is asked who it is, too."""
     url = normalise_url(url)
     level = LevelWish(
         None if settings.level == "auto" else settings.level, settings.resolution, settings.um_per_px
@@ -23,11 +23,14 @@ def find_image(settings: SourceSettings, url: str) -> FoundSource:
     if is_zarr(url):
         if settings.tissue != "off":
             raise SettingsError(f"source.tissue: auto is for slides that GDAL opens, got {redact(url)}")
-        return find_zarr(url, ZarrWish(level, as_wish(settings.t), as_wish(settings.z), settings.nodata))
+        wish = ZarrWish(level, as_wish(settings.t), as_wish(settings.z), settings.nodata)
+        return find_zarr(url, wish, identified=identified)
     if settings.t is not None or settings.z is not None:
         raise SettingsError(f"source.t and source.z choose planes of a Zarr source, got {redact(url)}")
     margin_px = None if settings.tissue == "off" else settings.tissue_margin_px
-    return find_slide(url, nodata=settings.nodata, wish=level, tissue_margin_px=margin_px)
+    return find_slide(
+        url, nodata=settings.nodata, wish=level, tissue_margin_px=margin_px, identified=identified
+    )
 
 
 def refuse_image_settings(settings: SourceSettings) -> None:

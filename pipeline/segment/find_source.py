@@ -13,11 +13,17 @@ from pipeline.source_config import GridSettings, QualityMaskSettings, StacSettin
 from pipeline.storage import normalise_url
 
 
-def find_source(settings: SourceSettings) -> FoundSource:
-    """Look at the source; refuses what cannot be segmented."""
+def find_source(settings: SourceSettings, *, identified: bool = True) -> FoundSource:
+    """Look at the source; refuses what cannot be segmented.
+
+    Args:
+        settings: What names it.
+        identified: Whether a single raster's store is asked who it is. Whoever only reads it, as training
+            reads a tile again and again, is spared that request; scenes are always asked.
+    """
     url = single_raster(settings)
     if url is not None:
-        return find_image(settings, url)
+        return find_image(settings, url, identified=identified)
     refuse_image_settings(settings)
     return find_scenes(_scenes_wish(settings))
 

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from deeplab_core.metadata import METADATA_NAME, CheckpointError, CheckpointMetadata
 from pipeline.config import RegionSettings, RunConfig, SourceSettings
-from pipeline.errors import ModelError, SettingsError
+from pipeline.errors import BlockError, ModelError, SettingsError, SourceError
 from pipeline.raster.bands import choose_bands
 from pipeline.raster.export_region import RegionWish, find_region
 from pipeline.raster.grid import Grid
 from pipeline.raster.region import Region
-from pipeline.raster.source import FoundSource, Pixels, SourceInfo, SourceSpec
+from pipeline.raster.source import FoundSource, Pixels, RasterSource, SourceInfo, SourceSpec
 from pipeline.raster.window import Window
 from pipeline.registry import find_model
+from pipeline.remedies import where_to_look
 from pipeline.segment.find_source import find_source
 from pipeline.segment.lattice import LATTICE_MULTIPLE_PX
 from pipeline.storage import Folder, redact
@@ -93,7 +94,7 @@ def read_model(folder: Folder) -> CheckpointMetadata:
     except FileNotFoundError as error:
         raise ModelError(
             f"--model must be a checkpoint with {METADATA_NAME} and model.safetensors; "
-            f"there is no {METADATA_NAME} in {redact(folder.url)}"
+            f"there is no {METADATA_NAME} in {redact(folder.url)}; {where_to_look(redact(folder.url))}"
         ) from error
     except CheckpointError as error:
         raise ModelError(str(error)) from error
@@ -153,13 +154,7 @@ def _warn_of_strange_statistics(
     """Compare a few windows with the model's statistics; gives the samples' type."""
     source = spec.open()
     try:
-        grid = source.info.grid.window
-        probes = [
-            Window(_probe(grid.height, i), _probe(grid.width, j), PROBE_PX, PROBE_PX).intersect(grid)
-            for i in range(PROBES_PER_AXIS)
-            for j in range(PROBES_PER_AXIS)
-        ]
-        read = [source.read(probe) for probe in probes]
+        read = _read_probes(source)
     finally:
         source.close()
     for channel, band in enumerate(spec.bands):
@@ -167,6 +162,22 @@ def _warn_of_strange_statistics(
         if samples.size:
             _compare(band, samples.astype(np.float64) * scale[channel] + offset[channel], model, channel)
     return np.dtype(read[0].samples_CHW.dtype)
+
+
+def _read_probes(source: RasterSource) -> list[Pixels]:
+    """A few windows; a damaged one costs its blocks later on, but a source damaged everywhere is refused."""
+    grid, read, failures = source.info.grid.window, [], []
+    for i, j in np.ndindex(PROBES_PER_AXIS, PROBES_PER_AXIS):
+        window = Window(_probe(grid.height, i), _probe(grid.width, j), PROBE_PX, PROBE_PX)
+        try:
+            read.append(source.read(window.intersect(grid)))
+        except BlockError as error:
+            failures.append(error)
+    if not read:
+        raise SourceError(str(failures[0])) from failures[0]
+    if failures:
+        logger.warning("%s; blocks that need what cannot be read will fail", failures[0])
+    return read
 
 
 def _samples(pixels: Pixels, channel: int) -> NDArray[Any]:

@@ -13,12 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import MismatchError, StorageError
+from pipeline.segment.ahead import map_ahead
 from pipeline.storage import Folder, redact
 
 PLAN_KEY = "plan.json"
+PLAN_FORMAT = "terrazzo-run/1"
+"""What ``plan.json`` and the blocks' objects are like; another number is another program's."""
+
+SEGMENTATION_FIELDS = {"choices", "geometry", "fingerprint_fields", "run_id"}
+"""What the plan of a segmentation has, and that of an evaluation has not."""
+
 DONE_PREFIX = "blocks/"
 FAILED_PREFIX = "failed/"
 READERS = 16
+READ_AHEAD = 256
+OVERVIEWS_KEY = "overviews.json"
+"""Of which blocks overviews were written."""
+
 RECORD_NAME = re.compile(r"((?:t\d{3,}z\d{3,})?r\d{5}c\d{5})\.json")
 """What a block's object is called; anything else in the folders is somebody else's."""
 
@@ -43,7 +54,25 @@ class Ledger:
             data = self.folder.read(PLAN_KEY)
         except FileNotFoundError:
             return None
-        return self._parse(PLAN_KEY, data, "start over with --overwrite")
+        plan = self._parse(PLAN_KEY, data, "start over with --overwrite")
+        found = plan.get("format", PLAN_FORMAT)
+        if found != PLAN_FORMAT:
+            raise MismatchError(
+                f"a run that is gone on with must be of format {PLAN_FORMAT}, got {found} in "
+                f"{redact(self.folder.url)}/{PLAN_KEY}: another version of this program began it; go on with "
+                "that version, or start over with --overwrite"
+            )
+        return plan
+
+    def read_segmentation(self) -> dict[str, Any] | None:
+        """The plan of a segmentation; refuses that of another kind of run, which may keep a ledger too."""
+        plan = self.read_plan()
+        if plan is not None and not plan.keys() >= SEGMENTATION_FIELDS:
+            raise MismatchError(
+                f"{redact(self.folder.url)} must be the run folder of a segmentation, but belongs to another "
+                "kind of run; give another --output"
+            )
+        return plan
 
     def has_plan(self) -> bool:
         """Whether a run began here."""
@@ -52,6 +81,19 @@ class Ledger:
     def write_plan(self, document: Mapping[str, Any]) -> None:
         """Begin a run."""
         self.folder.write(PLAN_KEY, to_bytes(document))
+
+    def begin(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin a run where there is none; gives its plan, or that of an attempt that was quicker."""
+        if self.read_plan() is None:
+            self._forget_blocks()  # those that lie here without a plan belong to no run
+        if self.folder.create(PLAN_KEY, to_bytes(document)):
+            return document
+        return self.read_plan() or document
+
+    def delete_all(self) -> None:
+        """Forget the run. Its plan goes last: cut short, it is still known whose the rest is."""
+        self._forget_blocks()
+        self.folder.delete_all()
 
     def finished(self) -> set[str]:
         """Blocks that are stored."""
@@ -80,10 +122,16 @@ class Ledger:
     def records(self) -> Iterator[tuple[str, Record]]:
         """Every finished block with its record."""
         blocks = sorted(self.finished())
+        advice = "delete it, and the block is computed again"
         with ThreadPoolExecutor(READERS) as readers:
-            for block, data in zip(blocks, readers.map(self._read_record, blocks), strict=True):
-                advice = "delete it, and the block is computed again"
+            for block, data in map_ahead(readers, self._read_record, blocks, ahead=READ_AHEAD):
                 yield block, self._parse(f"{DONE_PREFIX}{block}.json", data, advice)
+
+    def _forget_blocks(self) -> None:
+        done, failed = self.finished(), self.failed()
+        keys = [f"{DONE_PREFIX}{block}.json" for block in done]
+        keys += [f"{FAILED_PREFIX}{block}.json" for block in failed]
+        self.folder.delete([*keys, OVERVIEWS_KEY])
 
     def _read_record(self, block: str) -> bytes:
         return self.folder.read(f"{DONE_PREFIX}{block}.json")

@@ -43,14 +43,12 @@ class PeerTask:
     def of(cls, planned: PlannedRun) -> "PeerTask":
         """The task that a planned run has."""
         inspection, lattice = planned.inspection, planned.plan.lattice
-        folder = inspection.model_folder
-        model = load_checkpoint(folder.url, read_bytes=folder.read)
         return cls(
             url=normalise_url(planned.config.source.urls[0]),
             bands=inspection.spec.bands,
             gain=inspection.gain,
             bias=inspection.bias,
-            model=model,
+            model=eager_model(planned),
             crop_px=lattice.crop_px,
             stride_px=lattice.stride_px,
         )
@@ -59,6 +57,12 @@ class PeerTask:
         """Bands as the network takes them."""
         gain, bias = (torch.tensor(values).view(-1, 1, 1) for values in (self.gain, self.bias))
         return torch.from_numpy(raw.astype(np.float32)) * gain + bias
+
+
+def eager_model(planned: PlannedRun) -> Segmenter:
+    """The network as its library gives it."""
+    folder = planned.inspection.model_folder
+    return load_checkpoint(folder.url, read_bytes=folder.read)
 
 
 def plain_loop(task: PeerTask, path: Path) -> NDArray[Any]:

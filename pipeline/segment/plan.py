@@ -5,10 +5,11 @@ pixels and writes its objects once. Crops over a block's edge are computed by bo
 ``crops_computed`` over ``crops_unique`` is the price.
 """
 
+import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 
 from pipeline.raster.grid import Grid
 from pipeline.raster.plane import Plane, planes
+from pipeline.raster.quadtree import Spans
 from pipeline.raster.region import Region
 from pipeline.raster.window import Window
 from pipeline.segment.lattice import Axis, Lattice
+
+STRIP_ROWS = 256
+"""Rows of crops added up at once: their running totals then take little memory."""
 
 BLOCK_NAME = re.compile(r"(?:t(?P<t>\d{3,})z(?P<z>\d{3,}))?r(?P<row>\d{5})c(?P<col>\d{5})")
 
@@ -138,25 +143,33 @@ class Plan:
 
     def blocks(self) -> Iterator[Block]:
         """The blocks with something wanted, plane by plane and row by row."""
-        yield from self._touched_blocks(self.source_window)
+        yield from self._in_every_plane(self._touched(reach_px=0))
 
     def tasks(self) -> Iterator[Block]:
         """The blocks with something to write: those with something wanted, or just before them."""
-        yield from self._touched_blocks(self._reached)
+        yield from self._in_every_plane(self._touched(self._reach_px))
 
-    def _touched_blocks(self, window_of: Callable[[Block], Window]) -> Iterator[Block]:
-        if self.region.stack is None:
-            yield from self._touched_in_plane(window_of)
-            return
-        touched = list(self._touched_in_plane(window_of))
-        for plane in planes(self.region.stack):
-            yield from (replace(block, plane=plane) for block in touched)
+    def _in_every_plane(self, touched: NDArray[np.bool_]) -> Iterator[Block]:
+        places = np.argwhere(touched).tolist()
+        for plane in planes(self.region.stack) if self.region.stack else (None,):
+            yield from (Block(row, col, plane) for row, col in places)
 
-    def _touched_in_plane(self, window_of: Callable[[Block], Window]) -> Iterator[Block]:
-        for row in range(self.block_rows):
-            line = [Block(row, col) for col in range(self.block_cols)]
-            touched = self.region.touches([window_of(block) for block in line])
-            yield from (block for block, is_touched in zip(line, touched, strict=True) if is_touched)
+    def _touched(self, reach_px: int) -> NDArray[np.bool_]:
+        """For every block, whether something wanted hangs on its pixels and so many above and left of it."""
+        rows, cols = self._block_spans
+        return self.region.touches_grid(
+            Spans.of((start - reach_px, stop) for start, stop in rows),
+            Spans.of((start - reach_px, stop) for start, stop in cols),
+        )
+
+    @property
+    def _block_spans(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """First row and one past the last of every row of blocks in the source's pixels; columns likewise."""
+        mosaic, side = self.mosaic_window, self.block_px
+        return (
+            [(at, min(at + side, mosaic.row_stop)) for at in range(mosaic.row, mosaic.row_stop, side)],
+            [(at, min(at + side, mosaic.col_stop)) for at in range(mosaic.col, mosaic.col_stop, side)],
+        )
 
     @property
     def _reach_px(self) -> int:
@@ -173,59 +186,80 @@ class Plan:
         one = self._count_box() if self.region.polygons_wkb is None else self._count_polygons()
         return one.times(math.prod(self.region.stack or ()))
 
+    def crop_spans(self) -> tuple[list[range], list[range]]:
+        """For each row and each column of blocks, the crops with a say in what it serves."""
+        box, (rows, cols) = self.region.box, self._block_spans
+        return (
+            self._crops_of(self.lattice.rows, rows, box.row, box.row_stop),
+            self._crops_of(self.lattice.cols, cols, box.col, box.col_stop),
+        )
+
+    def _crops_of(
+        self, axis: Axis, spans: list[tuple[int, int]], wanted_start: int, wanted_stop: int
+    ) -> list[range]:
+        reach = self._reach_px
+        return [axis.crops(max(start - reach, wanted_start), min(stop, wanted_stop)) for start, stop in spans]
+
     def _count_box(self) -> "Counts":
         """Rows and columns are independent of each other: sums over the axes multiply."""
-        box, mosaic = self.region.box, self.mosaic_window
-        rows = self._crops_per_block(self.lattice.rows, mosaic.row, self.block_rows, box.row, box.row_stop)
-        cols = self._crops_per_block(self.lattice.cols, mosaic.col, self.block_cols, box.col, box.col_stop)
-        block_rows = _count_meeting(mosaic.row, self.block_px, self.block_rows, box.row, box.row_stop)
-        block_cols = _count_meeting(mosaic.col, self.block_px, self.block_cols, box.col, box.col_stop)
+        box, (block_rows, block_cols) = self.region.box, self._block_spans
         crop_rows, crop_cols = self.lattice.crops(box)
+        rows, cols = ([len(span) for span in spans] for spans in self.crop_spans())
         return Counts(
-            blocks=block_rows * block_cols,
+            blocks=int(Spans.of(block_rows).meet(box.row, box.row_stop).sum())
+            * int(Spans.of(block_cols).meet(box.col, box.col_stop).sum()),
             crops_unique=len(crop_rows) * len(crop_cols),
             crops_computed=sum(rows) * sum(cols),
             crops_largest_block=max(rows) * max(cols),
         )
 
-    def _crops_per_block(
-        self, axis: Axis, origin_px: int, num_blocks: int, wanted_start: int, wanted_stop: int
-    ) -> list[int]:
-        starts = range(origin_px, origin_px + num_blocks * self.block_px, self.block_px)
-        spans = (
-            axis.crops(max(start - self._reach_px, wanted_start), min(start + self.block_px, wanted_stop))
-            for start in starts
-        )
-        return [len(span) for span in spans if span]
-
     def _count_polygons(self) -> "Counts":
-        """Each crop is asked whether it serves a polygon; sums over blocks come from running totals."""
-        box = self.region.box
-        crop_rows, crop_cols = self.lattice.crops(box)
-        touched = np.array([self._touched(row, crop_cols) for row in crop_rows], np.bool_)
-        totals = np.pad(touched.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-        per_block = []
-        for block in self._touched_in_plane(self._reached):
-            rows, cols = self.lattice.crops(self.served_window(block))
-            top, left = rows.start - crop_rows.start, cols.start - crop_cols.start
-            bottom, right = top + len(rows), left + len(cols)
-            per_block.append(
-                int(totals[bottom, right] - totals[top, right] - totals[bottom, left] + totals[top, left])
-            )
-        blocks = sum(1 for _ in self._touched_in_plane(self.source_window))
-        return Counts(blocks, int(touched.sum()), sum(per_block), max(per_block, default=0))
-
-    def _touched(self, crop_row: int, crop_cols: range) -> NDArray[np.bool_]:
-        side, stride = self.lattice.crop_px, self.lattice.stride_px
-        reach = self.lattice.node_px - 1
-        crops = [Window(crop_row * stride, col * stride, side, side).grow(reach) for col in crop_cols]
-        return self.region.touches(crops)
+        """Each crop is asked whether it serves a polygon; blocks add up those that they compute."""
+        crop_rows, crop_cols = self.lattice.crops(self.region.box)
+        serves = _serving_crops(self.lattice, self.region)
+        rows, cols = self.crop_spans()
+        computed = _sums_over(serves, _from(crop_rows.start, rows), _from(crop_cols.start, cols))
+        per_task = computed[self._touched(self._reach_px)]
+        return Counts(
+            blocks=int(self._touched(reach_px=0).sum()),
+            crops_unique=int(serves.sum()),
+            crops_computed=int(per_task.sum()),
+            crops_largest_block=int(per_task.max(initial=0)),
+        )
 
 
-def _count_meeting(origin_px: int, block_px: int, num_blocks: int, start: int, stop: int) -> int:
-    """Blocks of an axis that hold some of the pixels ``[start, stop)``."""
-    first, last = (start - origin_px) // block_px, (stop - 1 - origin_px) // block_px
-    return max(0, min(last, num_blocks - 1) - max(first, 0) + 1)
+@functools.lru_cache(maxsize=1)
+def _serving_crops(lattice: Lattice, region: Region) -> NDArray[np.bool_]:
+    """Which of the crops over a region's box have a say in a wanted pixel: the same for every block size."""
+    reach_px = lattice.node_px - 1
+
+    def looked_at(crops: range) -> Spans:
+        starts = (crop * lattice.stride_px - reach_px for crop in crops)
+        return Spans.of((start, start + lattice.crop_px + 2 * reach_px) for start in starts)
+
+    rows, cols = lattice.crops(region.box)
+    serving = region.touches_grid(looked_at(rows), looked_at(cols))
+    serving.flags.writeable = False
+    return serving
+
+
+def _from(first: int, spans: list[range]) -> list[range]:
+    """Spans counted from a first place; empty ones stay empty."""
+    return [range(span.start - first, span.stop - first) if span else range(0) for span in spans]
+
+
+def _sums_over(values: NDArray[np.bool_], rows: list[range], cols: list[range]) -> NDArray[np.int64]:
+    """How many values are set in every pair of a row span and a column span."""
+    across = [_between(part, cols) for part in np.array_split(values, max(1, len(values) // STRIP_ROWS))]
+    return _between(np.concatenate(across).T, rows).T
+
+
+def _between(values: NDArray[Any], spans: list[range]) -> NDArray[np.int64]:
+    """Sums over spans of the last axis, from running totals."""
+    totals = np.zeros((values.shape[0], values.shape[1] + 1), np.int64)
+    np.cumsum(values, axis=1, out=totals[:, 1:])
+    starts, stops = ([getattr(span, edge) for span in spans] for edge in ("start", "stop"))
+    return np.asarray(totals[:, stops] - totals[:, starts])
 
 
 @dataclass(frozen=True, slots=True)

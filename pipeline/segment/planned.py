@@ -16,7 +16,7 @@ from pipeline.segment.cost import Memory, NetworkCost, Numbers, network_cost, pl
 from pipeline.segment.engine import EngineSettings
 from pipeline.segment.inspect import Inspection, check_crops, inspect
 from pipeline.segment.lattice import Lattice
-from pipeline.segment.ledger import Ledger, fingerprint
+from pipeline.segment.ledger import PLAN_FORMAT, Ledger, fingerprint
 from pipeline.segment.plan import Plan
 from pipeline.segment.resolve import (
     VALUE_BYTES,
@@ -248,6 +248,7 @@ def plan_document(planned: PlannedRun, seconds_per_crop: float | None = None) ->
     if seconds_per_crop is not None:
         seconds = round(counts.crops_computed * seconds_per_crop / workers.count, 1)
     return {
+        "format": PLAN_FORMAT,
         "run_id": planned.run_id,
         "fingerprint": planned.fingerprint,
         "fingerprint_fields": planned.fingerprint_fields,

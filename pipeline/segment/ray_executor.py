@@ -1,10 +1,11 @@
 """Workers as Ray actors: one a GPU, or a share of the CPUs. The only file of this wing that knows Ray.
 
 Actors load the model once and read, compute and write blocks themselves: no pixel passes through Ray's
-object store. Ray restarts actors that die; what they were computing is decided here. A preempted attempt is
-free, and nodes about to leave get nothing new.
+object store. Ray restarts actors that die; what they were computing is decided here. An attempt that ended
+with its node is free, and nodes about to leave get nothing new.
 """
 
+import logging
 import os
 import secrets
 import threading
@@ -24,6 +25,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from pipeline.errors import SettingsError, TerrazzoError
 from pipeline.segment.executor import (
     TASKS_IN_FLIGHT,
     Backlog,
@@ -37,8 +39,11 @@ from pipeline.segment.executor import (
     close_worker,
     describe,
 )
-from pipeline.segment.resolve import Machine, Workers, workers_on_gpus
+from pipeline.segment.resolve import GIB, Machine, Workers, workers_on_gpus
+from pipeline.segment.signals import sigterm_kept
 from pipeline.storage import credentials
+
+logger = logging.getLogger(__name__)
 
 Reference = Any
 """Ray's handle on a result to come; its types do not say more."""
@@ -48,6 +53,9 @@ GROW_EVERY_S = 10.0
 NODE_LOOK_EVERY_S = 2.0
 CLOSE_S = 10.0
 MAX_FAILED_STARTS = 3
+
+WAIT_TOLD_EVERY_S = 60.0
+"""How long nobody may be at work before it is said what is waited for."""
 
 
 @contextmanager
@@ -62,20 +70,32 @@ def ray_session(machine: Machine, *, cores: int) -> Iterator[Machine]:
         The whole cluster as one machine.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(machine.cores, cores),
-            include_dashboard=False,
-            _memory=machine.memory_bytes,
-            **quiet,
-        )
+    with sigterm_kept():
+        if os.environ.get("RAY_ADDRESS"):
+            _attach(quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(machine.cores, cores),
+                include_dashboard=False,
+                _memory=machine.memory_bytes,
+                **quiet,
+            )
     try:
         yield _whole_cluster(machine)
     finally:
         ray.shutdown()
+
+
+def _attach(options: dict[str, Any]) -> None:
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise SettingsError(
+            f"RAY_ADDRESS must name a cluster that runs, got {os.environ['RAY_ADDRESS']!r}: {first}; "
+            "unset it to start a Ray on this machine"
+        ) from error
 
 
 def _whole_cluster(driver: Machine) -> Machine:
@@ -95,7 +115,7 @@ def _whole_cluster(driver: Machine) -> Machine:
 
 
 class _WorkerActor:
-    """A worker in a process of its own; several threads call it."""
+    """A worker in a process of its own."""
 
     def __init__(self, make_worker: WorkerFactory, environment: dict[str, str]) -> None:
         os.environ.update(environment)
@@ -128,21 +148,25 @@ class _Seat:
 
     Attributes:
         actor: Its handle.
+        is_first: Whether the run began with it; false for one that joined later, or was ready before.
         becoming_ready: Its answer to ``ready``, while that is awaited.
         is_ready: Whether it has answered, and has not died since.
         ask_again_at: When to ask once more an actor that Ray is restarting.
-        failed_starts: How often it has died before it was ready.
+        failed_starts: How often in a row it could not be made ready.
         node_id: The node it runs on.
         tasks: What it was given.
+        died_with: How many tasks it had when it died.
     """
 
     actor: Any
+    is_first: bool
     becoming_ready: Reference | None = None
     is_ready: bool = False
     ask_again_at: float = 0.0
     failed_starts: int = 0
     node_id: str | None = None
     tasks: dict[Reference, str] = field(default_factory=dict)
+    died_with: int = 0
 
 
 class RayExecutor:
@@ -154,7 +178,8 @@ class RayExecutor:
         self._seats: list[_Seat] = []
         self._metrics = _Metrics()
         self._draining: set[str] = set()
-        self._looked_at_nodes = self._looked_at_cluster = 0.0
+        self._looked_at_nodes = self._looked_at_cluster = self._idle_since = 0.0
+        self._trouble = ""
 
     def run(
         self, make_worker: WorkerFactory, tasks: Sequence[str], on_event: OnEvent, stop: threading.Event
@@ -164,10 +189,12 @@ class RayExecutor:
             return
         backlog = Backlog(tasks)
         for _ in range(min(self._workers.count, len(tasks))):
-            self._open_seat(make_worker)
+            self._open_seat(make_worker, is_first=True)
+        self._idle_since = time.monotonic()
         try:
             while (backlog and not stop.is_set()) or self._running():
                 self._ask_who_is_ready()
+                self._tell_if_nobody_is()
                 if not stop.is_set():
                     self._grow(make_worker, len(backlog))
                     self._dispatch(backlog)
@@ -178,7 +205,7 @@ class RayExecutor:
         finally:
             self._close_seats()
 
-    def _open_seat(self, make_worker: WorkerFactory) -> None:
+    def _open_seat(self, make_worker: WorkerFactory, *, is_first: bool = False) -> None:
         needs = self._workers
         actor: Any = (
             ray.remote(_WorkerActor)
@@ -192,7 +219,7 @@ class RayExecutor:
             )
             .remote(make_worker, credentials())
         )
-        self._seats.append(_Seat(actor))
+        self._seats.append(_Seat(actor, is_first))
 
     def _grow(self, make_worker: WorkerFactory, waiting: int) -> None:
         """With workers on auto, take up what has joined the cluster."""
@@ -215,6 +242,22 @@ class RayExecutor:
             if not waits and time.monotonic() >= seat.ask_again_at:
                 seat.becoming_ready = seat.actor.ready.remote()
 
+    def _tell_if_nobody_is(self) -> None:
+        """An autoscaler is rightly waited for, but what no node has would be waited for in vain."""
+        now = time.monotonic()
+        if any(seat.is_ready for seat in self._seats):
+            self._idle_since = now
+        if now - self._idle_since < WAIT_TOLD_EVERY_S:
+            return
+        self._idle_since = now
+        needs, there = self._workers, ray.cluster_resources()
+        logger.warning(
+            "no worker is ready: each asks for %d CPUs, %g GPUs and %.1f GiB on one node, and all nodes "
+            "together have %g CPUs, %g GPUs and %.1f GiB; they are waited for%s",
+            needs.threads, needs.gpus, self._memory_bytes / GIB,
+            there.get("CPU", 0.0), there.get("GPU", 0.0), there.get("memory", 0.0) / GIB, self._trouble,
+        )  # fmt: skip
+
     def _dispatch(self, backlog: Backlog) -> None:
         self._look_for_draining_nodes()
         starting = sum(not seat.is_ready for seat in self._seats)
@@ -224,7 +267,9 @@ class RayExecutor:
                     return  # the last tasks are left to workers that are still starting
                 if not seat.is_ready or len(seat.tasks) != load or seat.node_id in self._draining:
                     continue
-                task = backlog.take()
+                if any(backlog.is_suspect(task) for task in seat.tasks.values()):
+                    continue
+                task = backlog.take(for_idle=not load)
                 if task is None:
                     return
                 seat.tasks[seat.actor.run.remote(task)] = task
@@ -254,33 +299,52 @@ class RayExecutor:
         seat.becoming_ready = None
         try:
             seat.node_id = str(ray.get(reference))
-            seat.is_ready, seat.failed_starts = True, 0
+            seat.is_ready, seat.is_first, seat.failed_starts, seat.died_with = True, False, 0, 0
         except RayTaskError as error:
-            raise error.cause from error
-        except ActorUnavailableError:
+            if seat.is_first:
+                raise error.cause from error  # what the run begins with must work, or the run is refused
+            self._could_not_start(seat, error.cause)
+        except ActorUnavailableError as error:
             seat.ask_again_at = time.monotonic() + POLL_S  # Ray is restarting it
+            self._trouble = f"; the last one ended with {describe(error)[0]}"
         except RayActorError as error:
-            seat.failed_starts += 0 if getattr(error, "preempted", False) else 1
             seat.ask_again_at = time.monotonic() + POLL_S
-            if seat.failed_starts >= MAX_FAILED_STARTS:
-                raise RuntimeError(
-                    f"a worker died {seat.failed_starts} times before it was ready: {error}"
-                ) from error
+            if not getattr(error, "preempted", False):
+                self._could_not_start(seat, error)
+
+    def _could_not_start(self, seat: _Seat, error: BaseException) -> None:
+        """Try again; after a few times the run goes on without it, as long as anybody is left."""
+        seat.failed_starts += 1
+        seat.ask_again_at = time.monotonic() + POLL_S * 2**seat.failed_starts
+        if seat.failed_starts < MAX_FAILED_STARTS or seat.tasks:
+            return
+        told = f"a worker could not be made ready {seat.failed_starts} times in a row: {describe(error)[0]}"
+        ray.kill(seat.actor)
+        self._seats.remove(seat)
+        if not self._seats:
+            raise TerrazzoError(f"{told}; it was the last one") from error
+        logger.warning("%s; the run goes on without it", told)
 
     def _task_ended(self, seat: _Seat, reference: Reference, backlog: Backlog) -> Event:
         task = seat.tasks.pop(reference)
         try:
             record: Any = ray.get(reference)
             return Finished(task, record)
-        except RayActorError as error:
-            seat.is_ready = False
-            # What was only unreachable is asked again; what died by preemption is not the block's fault.
-            free = getattr(error, "preempted", False) or isinstance(error, ActorUnavailableError)
-            return backlog.failed(task, *describe(error), counted=not free)
         except RayTaskError as error:
-            return backlog.failed(task, *_describe_cause(error))
+            line, _ = describe(error.cause)
+            return backlog.failed(task, line, str(error))  # in full: with the worker's traceback
         except RayError as error:
-            return backlog.failed(task, *describe(error))
+            if seat.is_ready:
+                seat.is_ready, seat.died_with = False, len(seat.tasks) + 1
+            # Ray tells a process that died and one that cannot be reached by the same errors: a block that
+            # kills its worker must be found out. One whose node left is not at fault.
+            if getattr(error, "preempted", False) or self._has_left(seat.node_id):
+                return backlog.failed(task, *describe(error), counted=False)
+            return backlog.worker_died(task, *describe(error), alone=seat.died_with == 1)
+
+    def _has_left(self, node_id: str | None) -> bool:
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return node_id is not None and (node_id not in alive or node_id in self._draining)
 
     def _running(self) -> int:
         return sum(len(seat.tasks) for seat in self._seats)
@@ -332,9 +396,3 @@ class _Metrics:
     def show_queue(self, waiting: int, running: int) -> None:
         self._waiting.set(waiting)
         self._running.set(running)
-
-
-def _describe_cause(error: RayTaskError) -> tuple[str, str]:
-    """The worker's own error in one line, and in full with the worker's traceback."""
-    line, _ = describe(error.cause)
-    return line, str(error)

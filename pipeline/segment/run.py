@@ -2,32 +2,32 @@
 
 import functools
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from dataclasses import replace
 from typing import Any
 
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from pipeline.config import RunConfig
-from pipeline.errors import SettingsError, StorageError
+from pipeline.errors import Interrupted, SettingsError, StorageError, TerrazzoError
 from pipeline.raster.consolidate import consolidate
 from pipeline.raster.mosaic import Mosaic, create_mosaic
 from pipeline.raster.stac_item import write_stac_item
 from pipeline.report.page import write_report
 from pipeline.segment import overviews
 from pipeline.segment.audit import Audit, audit
-from pipeline.segment.executor import Event, Executor, GivenUp, LocalExecutor
+from pipeline.segment.executor import Event, Executor, LocalExecutor
 from pipeline.segment.inspect import inspect
-from pipeline.segment.ledger import Ledger, check_fingerprint, to_bytes
+from pipeline.segment.ledger import OVERVIEWS_KEY, Ledger, check_fingerprint, to_bytes
 from pipeline.segment.machine import this_machine
 from pipeline.segment.planned import PlannedRun, plan_document, plan_inspected
 from pipeline.segment.progress import Progress
 from pipeline.segment.publish import find_changes, overviews_to_do, publish, read_changes, tidy
 from pipeline.segment.resolve import Machine, share_out
+from pipeline.segment.signals import stop_on_signals
 from pipeline.segment.tally import Tally, make_report, seconds_per_crop
 from pipeline.segment.versions import Night
 from pipeline.segment.worker import BlockWorker
@@ -36,7 +36,6 @@ from pipeline.storage import Folder, redact
 logger = logging.getLogger(__name__)
 
 REPORT_KEY = "report.json"
-OVERVIEWS_KEY = "overviews.json"
 LOCAL_OVERVIEW_TASKS = 64
 """So few squares are done in this process sooner than workers start."""
 
@@ -52,7 +51,7 @@ def plan_only(config: RunConfig) -> dict[str, Any]:
     if night:
         planned = night.place(planned)
         night.compare(planned)
-    stored = planned.ledger.read_plan()
+    stored = planned.ledger.read_segmentation()
     pace = None
     if stored and stored["fingerprint"] == planned.fingerprint:
         pace = seconds_per_crop([record for _, record in planned.ledger.records()])
@@ -67,15 +66,16 @@ def segment(config: RunConfig, *, overwrite: bool = False) -> dict[str, Any]:
     began = time.monotonic()
     ledger = Ledger.beside(config.output.url)
     inspection = inspect(config)
-    stored = None if overwrite else ledger.read_plan()
+    stored = None if overwrite else ledger.read_segmentation()
     with _executors(config) as (machine, make_executor):
         planned = plan_inspected(config, inspection, machine, stored)
-        _begin(planned, stored, overwrite=overwrite)
-        with stop_on_signals() as stop:
-            tally, found = _execute(planned, make_executor(planned), stop)
+        planned = _begin(planned, stored, overwrite=overwrite)
+        tally = Tally()
+        with stop_on_signals() as stop, _resumable(tally):
+            found = _execute(planned, make_executor(planned), tally, stop)
             if not stop.is_set() and found.is_complete and config.output.overviews:
-                _write_overviews(planned, make_executor(planned), stop)
-            status = _status(found, stop)
+                _write_overviews(planned, make_executor(planned), tally, stop)
+            status = _status(found, tally, stop)
     report = make_report(planned, tally, found, status=status, seconds=time.monotonic() - began)
     _keep_report(planned, report)
     return report
@@ -96,16 +96,17 @@ def _segment_night(config: RunConfig, *, overwrite: bool) -> dict[str, Any]:
         night.compare(planned)
         planned, stored = night.claim(planned)
         if not night.is_published(planned):  # readers use it: it is audited, and else left alone
-            _begin(planned, stored, overwrite=False)
-        with stop_on_signals() as stop:
+            planned = _begin(planned, stored, overwrite=False)
+        tally = Tally()
+        with stop_on_signals() as stop, _resumable(tally):
             night.take_over(planned, stop)
-            tally, found = _execute(planned, make_executor(planned), stop)
+            found = _execute(planned, make_executor(planned), tally, stop)
             if not stop.is_set() and found.is_complete:
                 if config.output.overviews:
                     squares = overviews_to_do(night, planned, stop)
-                    _write_overviews(planned, make_executor(planned), stop, squares)
+                    _write_overviews(planned, make_executor(planned), tally, stop, squares)
                 find_changes(night, planned, lambda: make_executor(planned), stop)
-            status = _status(found, stop)
+            status = _status(found, tally, stop)
     report = make_report(planned, tally, found, status=status, seconds=time.monotonic() - began)
     told = night.outcome(planned, {record["block"] for record in tally.records})
     report["incremental"] = told | {"changes": read_changes(night, planned)}
@@ -117,8 +118,21 @@ def _segment_night(config: RunConfig, *, overwrite: bool) -> dict[str, Any]:
     return report
 
 
-def _status(found: Audit, stop: threading.Event) -> str:
-    return "interrupted" if stop.is_set() else "complete" if found.is_complete else "incomplete"
+def _status(found: Audit, tally: Tally, stop: threading.Event) -> str:
+    if stop.is_set():
+        return "interrupted"
+    return "complete" if found.is_complete and not tally.overviews_given_up else "incomplete"
+
+
+@contextmanager
+def _resumable(tally: Tally) -> Iterator[None]:
+    """A store that fails under way interrupts a run; it is refused only while nothing has come of it."""
+    try:
+        yield
+    except StorageError as error:
+        if not tally.records:
+            raise
+        raise Interrupted(f"{error}; what is finished stays finished: start again to go on") from error
 
 
 def _keep_report(planned: PlannedRun, report: Mapping[str, Any]) -> None:
@@ -127,52 +141,30 @@ def _keep_report(planned: PlannedRun, report: Mapping[str, Any]) -> None:
     try:
         write_stac_item(planned.output.url)
         write_report(planned.output.url, source_url=planned.config.source.name)
-    except StorageError as error:
+    except TerrazzoError as error:
         logger.warning("the run is %s, but its page could not be written: %s", report["status"], error)
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second one kills as usual. Only the main thread can listen."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        logger.warning("stopping: what is under way is finished first")
-        stop.set()
-        signal.signal(number, previous[signal.Signals(number)])
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: bool) -> None:
+def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: bool) -> PlannedRun:
     """Make the output ready, fresh or as it was left. The plan comes first: a kill leaves a resumable run."""
     output, ledger = planned.output, planned.ledger
     if overwrite:
         _check_that_it_is_ours(output, ledger)
         output.delete_all()
-        ledger.folder.delete_all()
-    if stored is not None:
-        check_fingerprint(stored["fingerprint_fields"], planned.fingerprint_fields, output.url)
-        ledger.forget_failures()
-    else:
+        ledger.delete_all()
+    if stored is None:
         if not output.is_empty():
             raise StorageError(
                 f"the output must be a new place, but {redact(output.url)} holds something that is not a run "
                 "of this program; give another --output, or start over with --overwrite"
             )
-        ledger.write_plan(plan_document(planned))
+        stored = ledger.begin(plan_document(planned))  # perhaps of an attempt that began just now
+        planned = replace(planned, run_id=str(stored["run_id"]))
+    check_fingerprint(stored["fingerprint_fields"], planned.fingerprint_fields, output.url)
+    ledger.forget_failures()
     _create(planned)
     consolidate(output)
+    return planned
 
 
 def _create(planned: PlannedRun) -> None:
@@ -202,21 +194,21 @@ def _check_that_it_is_ours(output: Folder, ledger: Ledger) -> None:
         ) from error
 
 
-def _execute(planned: PlannedRun, executor: Executor, stop: threading.Event) -> tuple[Tally, Audit]:
+def _execute(planned: PlannedRun, executor: Executor, tally: Tally, stop: threading.Event) -> Audit:
     """Compute what is not done; what the audit finds damaged is computed once more."""
-    ledger, tally = planned.ledger, Tally()
+    ledger = planned.ledger
     for _ in range(2):
         finished = ledger.finished()
         todo = [block.id for block in planned.plan.tasks() if block.id not in finished]
         todo = [block for block in todo if block not in tally.given_up]
         _run_blocks(planned, executor, todo, tally, stop)
-        found = audit(planned.output, ledger, planned.plan, planned.layout)
+        found = audit(planned.output, ledger, planned.plan, planned.layout, stop)
         if stop.is_set() or not found.damaged:
             break
         for block, fault in found.damaged.items():
             logger.warning("block %s is computed again: %s", block, fault)
             ledger.forget(block)
-    return tally, found
+    return found
 
 
 def _run_blocks(
@@ -237,6 +229,7 @@ def _run_blocks(
 def _write_overviews(
     planned: PlannedRun,
     executor: Executor,
+    tally: Tally,
     stop: threading.Event,
     squares: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
@@ -245,6 +238,7 @@ def _write_overviews(
     Args:
         planned: The run.
         executor: Who writes them, if they are many.
+        tally: Where squares that could not be written are noted.
         stop: Set when the run should end.
         squares: By level those to write; None: all.
     """
@@ -257,23 +251,11 @@ def _write_overviews(
         every = overviews.tasks(height, width, base, planned.layout.stack_shape)
         tasks = every if squares is None else squares[base]
         chosen = executor if len(tasks) > LOCAL_OVERVIEW_TASKS else LocalExecutor(planned.workers.threads)
-        failures: list[GivenUp] = []
-        chosen.run(
-            functools.partial(overviews.OverviewWorker, planned.output, planned.layout),
-            tasks,
-            functools.partial(_keep_failures, failures),
-            stop,
-        )
-        if failures:
-            raise StorageError(f"overviews could not be written: {failures[0].reason}")
-        if stop.is_set():
+        worker = functools.partial(overviews.OverviewWorker, planned.output, planned.layout)
+        chosen.run(worker, tasks, tally.count_overview, stop)
+        if stop.is_set() or tally.overviews_given_up:
             return
     folder.write(OVERVIEWS_KEY, state)
-
-
-def _keep_failures(failures: list[GivenUp], event: Event) -> None:
-    if isinstance(event, GivenUp):
-        failures.append(event)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What happened in a run, and the report made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,22 +15,41 @@ from pipeline.storage import redact
 
 @dataclass
 class Tally:
-    """What happened in this run, added up from events."""
+    """What happened in this run, added up from events.
+
+    Attributes:
+        records: Of the blocks computed, without their objects: those fill the ledger, not this memory.
+        given_up: Blocks that failed for good, with the reason.
+        overviews_given_up: Squares of overviews likewise.
+        retries: What was tried again.
+    """
 
     records: list[Record] = field(default_factory=list)
     given_up: dict[str, str] = field(default_factory=dict)
+    overviews_given_up: dict[str, str] = field(default_factory=dict)
     retries: list[dict[str, Any]] = field(default_factory=list)
 
     def count(self, event: Event, ledger: Ledger) -> None:
         """Add an event; a block that is given up is written down with its traceback."""
         if isinstance(event, Finished):
-            self.records.append(event.record)
+            self.records.append(_in_short(event.record))
         elif isinstance(event, Retried):
             self.retries.append({"block": event.task, "reason": event.reason, "counted": event.counted})
         elif isinstance(event, GivenUp):
             self.given_up[event.task] = event.reason
             record = {"block": event.task, "reason": event.reason, "traceback": event.details}
             ledger.record_failed(event.task, record | {"attempts": event.attempts})
+
+    def count_overview(self, event: Event) -> None:
+        """Add an event of an overview's square; only those that are given up are worth a word."""
+        if isinstance(event, GivenUp):
+            self.overviews_given_up[event.task] = event.reason
+
+    def faults(self, found: Audit) -> Iterator[str]:
+        """A sentence for everything that keeps the mosaic from being whole."""
+        yield from found.lines()
+        for square, reason in self.overviews_given_up.items():
+            yield f"overviews of square {square} could not be written: {reason}"
 
 
 def make_report(
@@ -43,7 +62,7 @@ def make_report(
     empty = sum(record["state"] == "empty" for record in tally.records if record["block"] in blocks)
     pixels = sum(record.get("pixels", 0) for record in tally.records)
     unfinished = len(blocks.intersection(found.missing))
-    everything = [record for _, record in planned.ledger.records()]
+    everything = [_in_short(record) for _, record in planned.ledger.records()]
     peaks = [record.get("peak_rss_bytes", 0) for record in tally.records]
     return {
         "status": status,
@@ -69,9 +88,13 @@ def make_report(
         "seam": seam_ratio([record["seam"] for record in everything if "seam" in record]),
         "failures": [{"block": block, "reason": reason} for block, reason in tally.given_up.items()],
         "retries": tally.retries,
-        "audit": {"objects": found.objects, "faults": list(found.lines())},
+        "audit": {"objects": found.objects, "faults": list(tally.faults(found))},
         "plan": plan_document(planned, seconds_per_crop(everything)),
     }
+
+
+def _in_short(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name != "objects"}
 
 
 def seconds_per_crop(records: Sequence[Record]) -> float | None:

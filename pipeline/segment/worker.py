@@ -19,7 +19,7 @@ from deeplab_core.checkpoint import load_checkpoint
 from deeplab_core.metadata import CheckpointError
 from deeplab_core.multiscale import Fuse, MultiScale
 from deeplab_core.prepare import prepare_for_inference
-from deeplab_core.prepared import Precision
+from deeplab_core.prepared import Precision, Preparation
 from pipeline.errors import ModelError, StorageError
 from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
 from pipeline.raster.polygons import mask
@@ -74,7 +74,7 @@ class BlockWorker:
 
     def __init__(self, spec: SegmentSpec) -> None:
         self._spec = spec
-        _check_that_the_run_is_here(spec.ledger)
+        _check_that_the_run_is_here(spec)
         self._source = spec.source.open()
         self._writer = MosaicWriter(spec.output, spec.layout)
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -143,12 +143,14 @@ class BlockWorker:
         return self._device_thread.submit(timed).result()
 
 
-def _check_that_the_run_is_here(ledger: Ledger) -> None:
+def _check_that_the_run_is_here(spec: SegmentSpec) -> None:
     """The driver wrote the plan before any worker began: who cannot see it would write into nowhere."""
-    if ledger.read_plan() is None:
+    plan = spec.ledger.read_plan()
+    if plan is None or plan.get("run_id") != spec.layout.attributes["run_id"]:
+        found = "no plan" if plan is None else "the plan of another run"
         raise StorageError(
-            f"every node must see the output, but {socket.gethostname()} finds no plan in "
-            f"{redact(ledger.folder.url)}; give --output a URL or a path that all nodes share"
+            f"every node must see the output, but {socket.gethostname()} finds {found} in "
+            f"{redact(spec.ledger.folder.url)}; give --output a URL or a path that all nodes share"
         )
 
 
@@ -161,18 +163,25 @@ def build_engine(spec: SegmentSpec) -> tuple[BlockEngine, dict[str, Any]]:
         model = load_checkpoint(redact(network.folder.url), read_bytes=network.folder.read)
     except CheckpointError as error:
         raise ModelError(str(error)) from error
-    prepared = prepare_for_inference(
-        model,
-        precision=network.precision,
-        compile=network.compile,
-        device=device,
-        batch=engine.batch,
-        size_px=engine.lattice.crop_px,
-        scales=network.scales,
-    )
-    multiscale = MultiScale(prepared, scales=network.scales, flips=network.flips, fuse=network.fuse)
-    preparation = prepared.preparation
-    return BlockEngine(multiscale, engine, device=device, dtype=preparation.dtype), asdict(preparation)
+
+    def prepare(batch: int) -> tuple[MultiScale, Preparation]:
+        prepared = prepare_for_inference(
+            model,
+            precision=network.precision,
+            compile=network.compile,
+            device=device,
+            batch=batch,
+            size_px=engine.lattice.crop_px,
+            scales=network.scales,
+        )
+        multiscale = MultiScale(prepared, scales=network.scales, flips=network.flips, fuse=network.fuse)
+        return multiscale, prepared.preparation
+
+    multiscale, preparation = prepare(engine.batch)
+    # A processor takes crops one by one, whatever the batch: there is nothing to make smaller.
+    smaller = (lambda batch: prepare(batch)[0]) if device.type == "cuda" else None
+    made = BlockEngine(multiscale, engine, device=device, dtype=preparation.dtype, smaller=smaller)
+    return made, asdict(preparation)
 
 
 def peak_rss_bytes() -> int:

@@ -16,14 +16,20 @@ MEAN, STD = (80.0, 90.0, 100.0), (30.0, 35.0, 40.0)
 CROPS = {"size_px": 129, "stride_px": 112}
 
 
-def write_model(path: Path, seed: int = 0) -> Path:
-    """A ResNet-18 with statistics that make it decide, since random weights alone are all but level."""
+def write_model(path: Path, seed: int = 0, *, gain: float = 40, **network: str) -> Path:
+    """A ResNet-18 with last weights that make it decide, since random ones alone are all but level."""
     torch.manual_seed(seed)
-    model = build_model(ModelConfig(backbone="resnet18", classes=["water", "forest", "field"], bands=BANDS))
+    config = {"backbone": "resnet18", "classes": ["water", "forest", "field"], "bands": BANDS} | network
+    model = build_model(ModelConfig.model_validate(config))
     last = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    last.weight.data.mul_(40)
+    last.weight.data.mul_(gain)
     save_checkpoint(model, path, mean=MEAN, std=STD, bands=BANDS)
     return path
+
+
+def write_light_model(path: Path) -> Path:
+    """A network that takes an eighth of that: for runs whose subject is what is read and written."""
+    return write_model(path, gain=1600, arch="deeplabv3", backbone="timm/mobilenetv3_small_050")
 
 
 def write_scene(path: Path, height: int, width: int, *, holes: bool = True, seed: int = 0) -> Path:
@@ -46,6 +52,20 @@ def write_scene(path: Path, height: int, width: int, *, holes: bool = True, seed
         target.write(data)
         target.descriptions = BANDS
     return path
+
+
+def damage_last_tile(scene: Path) -> None:
+    """Overwrite the compressed bytes of the tile in the lower right corner."""
+    with rasterio.open(scene) as source:
+        tile = (source.width - 1) // 256, (source.height - 1) // 256
+        tags = [
+            source.get_tag_item(f"BLOCK_{what}_{tile[0]}_{tile[1]}", "TIFF", bidx=1)
+            for what in ("OFFSET", "SIZE")
+        ]
+    offset, size = (int(tag) for tag in tags)
+    with scene.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * size)
 
 
 def settings(source: Path, model: Path, output: Path | str, /, **groups) -> dict:

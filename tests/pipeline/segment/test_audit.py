@@ -1,5 +1,6 @@
 """The audit finds whatever is done to a store behind the program's back."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pipeline.raster.grid import Grid
 from pipeline.raster.mosaic import BlockArrays, MosaicLayout, MosaicWriter, create_mosaic
 from pipeline.raster.region import Region
 from pipeline.raster.window import Window
+from pipeline.segment import audit as subject
 from pipeline.segment.audit import audit
 from pipeline.segment.lattice import Lattice
 from pipeline.segment.ledger import Ledger
@@ -83,6 +85,46 @@ def test_what_is_stored_is_read_again_and_each_objects_byte_counts(store):
         assert found.missing == found.strays == []
         file.write_bytes(data)
     assert store.audit().is_complete
+
+
+def test_objects_larger_than_a_part_are_read_part_by_part(store, monkeypatch):
+    """Else sixteen readers would hold sixteen shards of any size."""
+    longest = 0
+    read_range = Folder.read_range
+
+    def noting(folder, key, start, length):
+        nonlocal longest
+        longest = max(longest, length)
+        return read_range(folder, key, start, length)
+
+    monkeypatch.setattr(subject, "PART_BYTES", 1000)
+    monkeypatch.setattr(Folder, "read_range", noting)
+    assert store.audit().is_complete
+    assert longest == 1000
+    key = max(store.objects_of(store.blocks[0]), key=lambda key: (store.path / key).stat().st_size)
+    data = (store.path / key).read_bytes()
+    assert len(data) > 2500
+    (store.path / key).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert store.audit().damaged == {store.blocks[0].id: f"{key} is not what was written"}
+
+
+def test_asked_to_stop_it_reads_no_more_and_still_counts_blocks(store, monkeypatch):
+    store.ledger.forget(store.blocks[2].id)
+    stop, reads = threading.Event(), []
+
+    def checking(*reading):
+        reads.append(reading)
+        stop.set()
+
+    monkeypatch.setattr(subject, "_first_fault", checking)
+    monkeypatch.setattr(subject, "READERS", 1)
+    found = audit(store.output, store.ledger, store.plan, store.layout, stop)
+    assert len(reads) == 1
+    assert found.missing == [store.blocks[2].id]
+    assert found.strays == [], "what was not looked for is not missed"
+    again = audit(store.output, store.ledger, store.plan, store.layout, stop)
+    assert len(reads) == 1
+    assert again.missing == [store.blocks[2].id]
 
 
 def test_an_object_cut_short_or_taken_away_is_named(store):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,9 +42,9 @@ def numbers_of(**changes):
     return Numbers(**(given | {"reading_bytes": lambda _: 256 << 20} | changes))
 
 
-def memory_of(plan, numbers=None, *, batch=2, compiled=False, device="cpu"):
+def memory_of(plan, numbers=None, *, network=NETWORK, batch=2, compiled=False, device="cpu"):
     return project_memory(
-        plan, NETWORK, numbers or numbers_of(), batch=batch, compiled=compiled, device=device
+        plan, network, numbers or numbers_of(), batch=batch, compiled=compiled, device=device
     )
 
 
@@ -68,6 +69,7 @@ def test_every_scale_and_view_is_counted():
     assert together.multiply_adds == 4 * parts
     assert together.largest_activation == double.largest_activation > whole.largest_activation
     assert double.multiply_adds == pytest.approx(4 * whole.multiply_adds, rel=0.1)
+    assert (whole.num_sizes, together.num_sizes) == (1, 3)
 
 
 def test_a_denser_encoder_asks_for_its_own_crop_sizes():
@@ -107,6 +109,10 @@ def test_memory_grows_with_what_takes_it():
     assert memory_of(plan, batch=4).activations == 2 * base.activations
     assert base.activations == LIVE_ACTIVATIONS * 2 * NETWORK.largest_activation * 4
     assert memory_of(plan, compiled=True).total > base.total
+    assert memory_of(plan, compiled=True).network == base.network + 4 * NETWORK.parameters
+    three = replace(NETWORK, num_sizes=3)
+    assert memory_of(plan, network=three).network == base.network, "only compiled code keeps its own weights"
+    assert memory_of(plan, network=three, compiled=True).network == base.network + 3 * 4 * NETWORK.parameters
     assert memory_of(plan, numbers_of(num_bands=13)).pixels > base.pixels
     assert memory_of(plan, numbers_of(num_classes=150)).blending > 20 * base.blending
     assert memory_of(plan, numbers_of(logits="full")).outputs > base.outputs

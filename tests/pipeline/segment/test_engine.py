@@ -186,3 +186,59 @@ def test_crops_without_a_valid_pixel_are_never_computed():
     pixels = pixels_of(raw, valid, halo)
     _, crops = engine.compute(plan.source_window(block), plan.served_window(block), pixels, pixels.valid_HW)
     assert sum(calls) == crops == 1
+
+
+class NeedsMemory(PositionDependentModel):
+    """Filled up to a number of crops, as a GPU's network is, on a device that has room for fewer."""
+
+    def __init__(self, fills_up_to, room):
+        super().__init__(BANDS, CLASSES)
+        self.fills_up_to, self.room = fills_up_to, room
+
+    def fused(self, images_NCHW):
+        assert len(images_NCHW) <= self.fills_up_to
+        if self.fills_up_to > self.room:
+            raise torch.OutOfMemoryError(f"no room for {self.fills_up_to}")
+        return super().fused(images_NCHW)
+
+
+def engine_short_of_memory(room, batch=8):
+    raw, valid = raster(190, 210, seed=5), np.ones((190, 210), bool)
+    lattice = Lattice.over(190, 210, crop_px=65, stride_px=48, node_px=4)
+    settings = EngineSettings(lattice, GAIN, BIAS, CLASSES, "gaussian", False, "none", batch)
+    made = []
+
+    def smaller(crops):
+        made.append(crops)
+        return NeedsMemory(crops, room)
+
+    engine = BlockEngine(
+        NeedsMemory(batch, room), settings,
+        device=torch.device("cpu"), dtype=torch.float32, smaller=smaller,
+    )  # fmt: skip
+    plan = Plan(lattice, Region(Window(0, 0, 190, 210)), 1024)
+    block = next(plan.blocks())
+    pixels = pixels_of(raw, valid, plan.halo(block))
+
+    def compute():
+        window, served = plan.source_window(block), plan.served_window(block)
+        return engine.compute(window, served, pixels, pixels.valid_HW)[0]
+
+    return engine, compute, made, run_blocks(raw, valid, block=1024)[:2]
+
+
+def test_short_of_memory_it_goes_on_with_a_network_for_fewer_crops():
+    engine, compute, made, (classes, confidence) = engine_short_of_memory(room=2)
+    for _ in range(2):  # later blocks keep to it, and ask for no other network
+        arrays = compute()
+        np.testing.assert_array_equal(arrays.classes_HW, classes)
+        np.testing.assert_array_equal(arrays.confidence_HW, confidence)
+        assert engine.batch == 2
+        assert made == [4, 2]
+
+
+def test_without_room_for_a_single_crop_the_block_fails():
+    _, compute, made, _ = engine_short_of_memory(room=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        compute()
+    assert made == [4, 2, 1]

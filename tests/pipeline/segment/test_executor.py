@@ -105,6 +105,37 @@ def test_tasks_fail_each_on_their_own_account():
     assert isinstance(backlog.failed("a", "why", ""), GivenUp)
 
 
+def test_of_tasks_whose_worker_died_each_is_tried_alone_before_it_counts():
+    clock = Clock()
+    backlog = Backlog(["poison", "neighbour", "other"], clock)
+    for task in (backlog.take(), backlog.take()):
+        assert backlog.worker_died(task, "died", "", alone=False) == Retried(task, "died", counted=False)
+    assert backlog.take(for_idle=False) == "other", "a suspect shares a worker with nobody"
+    assert backlog.take(for_idle=False) is None
+    assert len(backlog) == 2
+    assert {backlog.take(), backlog.take()} == {"poison", "neighbour"}
+    assert backlog.is_suspect("poison")
+    assert backlog.is_suspect("neighbour")
+    assert not backlog.is_suspect("other")
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert backlog.worker_died("poison", "died", "", alone=True) == Retried(
+            "poison", "died", counted=True
+        )
+    assert isinstance(backlog.worker_died("poison", "died", "", alone=True), GivenUp)
+    assert isinstance(backlog.failed("neighbour", "a slip", ""), Retried), "it has all its attempts yet"
+
+
+def test_a_suspect_passed_over_keeps_its_turn():
+    clock = Clock()
+    backlog = Backlog(["first", "second", "plain"], clock)
+    first, second, plain = (backlog.take() for _ in range(3))
+    backlog.worker_died(first, "died", "", alone=False)
+    backlog.worker_died(second, "died", "", alone=False)
+    backlog.failed(plain, "gone", "", counted=False)
+    assert backlog.take(for_idle=False) == "plain"
+    assert [backlog.take(), backlog.take(), backlog.take()] == ["first", "second", None]
+
+
 def test_a_failure_is_told_in_one_line_and_in_full():
     def fail():
         raise ValueError("first line\nsecond line")

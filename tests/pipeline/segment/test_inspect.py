@@ -265,6 +265,17 @@ def test_a_missing_raster_is_refused(look, tmp_path):
         look(tmp_path / "nowhere.tif")
 
 
+def test_a_raster_damaged_in_places_is_warned_of_and_everywhere_refused(look, write, caplog):
+    raster = write(like_the_model(1200, 320))
+    data = raster.read_bytes()
+    raster.write_bytes(data[: len(data) // 2])
+    look(raster)
+    assert any("blocks that need what cannot be read will fail" in text for text in warnings_of(caplog))
+    raster.write_bytes(data[:20_000])
+    with pytest.raises(SourceError, match=r"cannot read .*raster\.tif: .*Read error"):
+        look(raster)
+
+
 @pytest.mark.parametrize(
     ("crop", "multiple", "advice"), [(513, 32, None), (529, 32, "513 or 545"), (65, 16, None)]
 )

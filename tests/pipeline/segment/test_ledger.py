@@ -100,6 +100,60 @@ def test_a_record_that_is_no_record_is_named(ledger, content):
         list(ledger.records())
 
 
+def test_of_two_attempts_that_begin_at_once_one_joins_the_other(ledger):
+    first, second = {"run_id": "1"}, {"run_id": "2"}
+    assert ledger.begin(first) == first
+    ledger.record_finished(A, {})
+    assert ledger.begin(second) == first == ledger.read_plan()
+    assert ledger.finished() == {A}
+
+
+def test_records_without_a_plan_belong_to_no_run_and_are_not_trusted(ledger, tmp_path):
+    """Whoever deletes plan.json, or is killed while deleting, leaves them."""
+    ledger.record_finished(A, {"state": "empty"})
+    ledger.record_failed(B, {"reason": "no"})
+    ledger.folder.write("overviews.json", b"{}")
+    ledger.folder.write("notes.txt", b"mine")
+    ledger.begin({"run_id": "1"})
+    assert ledger.finished() == ledger.failed() == set()
+    assert sorted(path.name for path in (tmp_path / "mosaic.zarr.run").iterdir() if path.is_file()) == [
+        "notes.txt", "plan.json",
+    ]  # fmt: skip
+
+
+def test_forgetting_a_run_forgets_its_plan_last(ledger, monkeypatch):
+    """Cut short at any moment, the plan still tells whose the rest is."""
+    ledger.begin({"run_id": "1"})
+    for block in (A, B, C):
+        ledger.record_finished(block, {})
+
+    def killed(_folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Folder, "delete_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.delete_all()
+    assert ledger.read_plan() == {"run_id": "1"}
+    assert ledger.finished() == set()
+    monkeypatch.undo()
+    ledger.delete_all()
+    assert ledger.read_plan() is None
+
+
+def test_a_run_of_another_format_is_refused_by_name(ledger):
+    ledger.write_plan({"format": "terrazzo-run/2"})
+    with pytest.raises(MismatchError, match=r"format terrazzo-run/1, got terrazzo-run/2 in .*--overwrite"):
+        ledger.read_plan()
+
+
+def test_a_run_of_another_kind_is_refused(ledger):
+    """Evaluations keep a ledger, too: its plan has nothing that a segmentation could go on with."""
+    assert ledger.read_segmentation() is None
+    ledger.write_plan({"kind": "evaluation", "fingerprint": "0", "fingerprint_fields": {}})
+    with pytest.raises(MismatchError, match="another kind of run; give another --output"):
+        ledger.read_segmentation()
+
+
 def test_a_plan_that_is_no_plan_is_named(ledger):
     ledger.folder.write("plan.json", b"{")
     with pytest.raises(StorageError, match=r"plan\.json .*--overwrite"):

@@ -12,10 +12,12 @@ import torch
 from affine import Affine
 
 from deeplab_core import ModelConfig, build_model, save_checkpoint
-from tests.pipeline.segment.scene import write_config
+from tests.pipeline.segment.scene import ledger_records, write_config
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 BANDS = ("red", "green", "blue")
+LONGEST_S = 2400
+"""Of one run, on a machine that others use too."""
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +61,26 @@ def run(source: Path, model: Path, folder: Path, block_px: int) -> dict:
     config = write_config(folder / "run.yaml", document)
     done = subprocess.run(
         [sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=560, check=True,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=LONGEST_S, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LONGEST_S)
 def test_a_dense_raster_keeps_the_promise_and_stays_flat(tiny_model, tmp_path):
     peaks = []
-    for side in (5_000, 10_000):
+    for side in (10_000, 20_000):
         source = write_raster(tmp_path / f"dense{side}.tif", side, dense=True)
         report = run(source, tiny_model, tmp_path, 2048)
         assert report["status"] == "complete"
         promised = report["plan"]["memory_per_worker"]["total_bytes"]
         assert report["peak_rss_bytes"] <= promised
         assert report["peak_rss_bytes"] >= promised / 4, "a promise so loose that it says nothing"
-        peaks.append(report["peak_rss_bytes"])
-    assert peaks[1] <= 1.15 * peaks[0]
+        source.unlink()
+        records = ledger_records(tmp_path / f"{source.stem}.zarr")
+        peaks.append(max(record["peak_rss_bytes"] for record in records.values()))
+    assert peaks[1] <= 1.1 * peaks[0], "a worker's memory grew with the raster"
 
 
 @pytest.mark.slow

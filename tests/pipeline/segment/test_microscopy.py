@@ -1,5 +1,6 @@
 """Whole runs on what microscopes and scanners give: OME-Zarr in and out, slides with bare glass."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import zarr
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 from pipeline.raster.mosaic import Mosaic
+from pipeline.raster.ome_labels import export_labels_into
 from pipeline.raster.ome_zarr import parse_image
 from pipeline.segment.run import plan_only, segment
 from pipeline.storage import Folder
 from tests.pipeline.raster.conftest import SHARED_DATA
+from tests.pipeline.raster.ome_models import validated
 from tests.pipeline.raster.slides import levels_of, slide_of, tissue_of, write_large_slide, write_slide
 from tests.pipeline.segment.scene import array_objects, ledger_records, settings
 
@@ -24,6 +27,11 @@ LEVEL = {"bands": CHANNELS, "um_per_px": 2.6}
 
 def run(source, model, output, /, **groups):
     return segment(RunConfig.model_validate(settings(source, model, output, **groups)))
+
+
+@pytest.fixture(scope="module")
+def model(light_model) -> Path:
+    return light_model
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +87,23 @@ def test_napari_lays_image_and_mosaic_on_each_other(cardio, cardio_run):
     assert mosaic.unit == image.unit == "micrometer"
 
 
-def test_image_and_mosaic_hold_by_omes_own_models(cardio, cardio_run, tmp_path):
-    pytest.importorskip("ome_zarr_models", reason="ome-zarr-models is not installed")
-    from ome_zarr_models.v04.image import ImageAttrs
-    from ome_zarr_models.v05.image import Image
-
-    ImageAttrs.model_validate(zarr.open_group(str(cardio), mode="r").attrs.asdict())
-    Image.from_zarr(zarr.open_group(str(copy_as_0_5(cardio, tmp_path / "copy.zarr")), mode="r"))
-    Image.from_zarr(zarr.open_group(str(cardio_run), mode="r", use_consolidated=False))
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_image_mosaic_and_labels_hold_by_omes_own_models(version, cardio, cardio_run, tmp_path):
+    """In as it came, out beside it: of either version, whole groups and all they point to."""
+    image = tmp_path / "image.zarr"
+    if version == "0.4":
+        shutil.copytree(cardio, image)
+    else:
+        copy_as_0_5(cardio, image)
+    validated(image, version, "Image")
+    validated(cardio_run, "0.5", "Image")
+    exported = export_labels_into(str(cardio_run), str(image), name="classes")
+    assert exported.version == version
+    validated(image / "labels" / "classes", version, "ImageLabel")
+    assert "classes" in validated(image, version, "Image").labels.attributes.model_dump_json()
+    classes = Mosaic.open(str(cardio_run)).classes()
+    labels = zarr.open_group(str(image / "labels" / "classes"), mode="r")["0"][...]
+    np.testing.assert_array_equal(labels.squeeze(), np.where(classes == 255, 0, classes.astype(int) + 1))
 
 
 def test_xarray_opens_the_mosaic(cardio_run):

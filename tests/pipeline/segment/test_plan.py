@@ -245,6 +245,26 @@ def test_a_million_pixels_a_side_is_planned_at_once_in_little_memory(block):
     assert peak_bytes < 50e6
 
 
+def test_a_country_on_a_million_pixels_a_side_is_planned_at_once():
+    """A border with bays, for every block size that is weighed: most crops lie off the border."""
+    turns = np.linspace(0, 2 * np.pi, 5000, endpoint=False)
+    radius = 4.2e5 * (1 + 0.08 * np.sin(7 * turns) + 0.02 * np.sin(53 * turns))
+    coast = np.column_stack([5e5 + radius * np.cos(turns), 5e5 + radius * np.sin(turns)])
+    region = regions.from_polygons(Grid(10**6, 10**6), shapely.Polygon(coast), "test")
+    began = time.perf_counter()
+    counts = {
+        block: plan_of(10**6, 10**6, region=region, block=block, crop=513, stride=384).counts
+        for block in (1024, 2048, 4096)
+    }
+    seconds = time.perf_counter() - began
+    area = shapely.Polygon(coast).area
+    for block, one in counts.items():
+        assert one.blocks * block**2 == pytest.approx(area, rel=0.05)
+        assert one.crops_unique * 384**2 == pytest.approx(area, rel=0.02)
+        assert one.crops_computed > one.crops_unique
+    assert seconds < 2.0
+
+
 def test_planning_loads_neither_network_nor_raster_nor_cluster_software():
     script = (
         "import sys, pipeline.segment.plan\n"

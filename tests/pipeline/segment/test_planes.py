@@ -31,6 +31,11 @@ SHAPE = (2, 2)
 
 
 @pytest.fixture(scope="module")
+def model(light_model) -> Path:
+    return light_model
+
+
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     values = smooth((SHAPE[0], 3, SHAPE[1], HEIGHT, WIDTH))
     path = tmp_path_factory.mktemp("stack") / "stack.zarr"
@@ -89,6 +94,15 @@ def test_a_run_goes_on_where_it_stood(undisturbed, stack, model, tmp_path):
     report = run(stack, model, output)
     assert report["blocks"] == {"total": 8, "done": 2, "empty": 0, "failed": 0, "skipped": 6}
     assert array_objects(output) == array_objects(undisturbed)
+
+
+@pytest.mark.slow
+def test_rays_workers_write_the_same_planes(undisturbed, stack, model, tmp_path):
+    compute = {"executor": "ray", "workers": 2, "threads_per_worker": 1}
+    report = run(stack, model, tmp_path / "out.zarr", compute=compute)
+    assert report["blocks"] == {"total": 8, "done": 8, "empty": 0, "failed": 0, "skipped": 0}
+    assert len({record["worker"] for record in ledger_records(tmp_path / "out.zarr").values()}) == 2
+    assert array_objects(tmp_path / "out.zarr") == array_objects(undisturbed)
 
 
 def test_the_audit_finds_a_planes_fault(undisturbed, stack, model, tmp_path):

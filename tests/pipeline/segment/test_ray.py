@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipeline.config import RunConfig
+from pipeline.demo.head import ray_head
 from pipeline.errors import ModelError, StorageError
 from pipeline.segment.ledger import Ledger
 from pipeline.segment.run import segment
@@ -122,28 +122,22 @@ def test_a_killed_worker_is_replaced(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_submitted_to_a_real_head(scene, model, undisturbed, tmp_path, monkeypatch):
+def test_submitted_to_a_real_head(scene, model, undisturbed, tmp_path):
     """``ray job submit`` as the README types it, to a head with a dashboard."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    binaries = Path(sys.executable).parent
-    head = [str(binaries / "ray"), "start", "--head", "--num-cpus=2", "--port=6399", "--dashboard-port=8299"]
-    short = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie below, and a socket's path must be short
-    subprocess.run([*head, f"--temp-dir={short}"], check=True, capture_output=True)
-    try:
-        config = write_config(
-            tmp_path / "run.yaml",
-            settings(scene, model, tmp_path / "out.zarr", compute={"executor": "ray", "workers": 2}),
-        )
+    config = write_config(
+        tmp_path / "run.yaml",
+        settings(scene, model, tmp_path / "out.zarr", compute={"executor": "ray", "workers": 2}),
+    )
+    (tmp_path / "logs").mkdir()
+    with ray_head(2, tmp_path / "logs", os.environ) as head:
         submitted = subprocess.run(
-            [str(binaries / "ray"), "job", "submit", "--address=http://127.0.0.1:8299", "--working-dir", ".",
-             "--", sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"],
+            head.submission(["jobs/segment_region.py", "--config", str(config), "--json"], REPOSITORY),
+            env=dict(head.environment),
             cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-        assert '"status": "complete"' in submitted.stdout
-        assert array_objects(tmp_path / "out.zarr") == array_objects(undisturbed)
-    finally:
-        subprocess.run([str(binaries / "ray"), "stop", "--force"], check=False, capture_output=True)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert '"status": "complete"' in submitted.stdout
+    assert array_objects(tmp_path / "out.zarr") == array_objects(undisturbed)
 
 
 @pytest.mark.chaos
@@ -182,12 +176,15 @@ def test_killed_at_ten_random_moments_the_result_is_the_same_to_the_byte(model, 
 def test_the_ledger_is_where_workers_look_for_it(scene, model, tmp_path):
     """A worker that cannot see the driver's plan refuses: it would write into nowhere."""
     from pipeline.segment.machine import this_machine
-    from pipeline.segment.planned import make_planned_run
+    from pipeline.segment.planned import make_planned_run, plan_document
     from pipeline.segment.worker import BlockWorker
 
     planned = make_planned_run(
         RunConfig.model_validate(settings(scene, model, tmp_path / "out.zarr")), this_machine()
     )
     assert Ledger.beside(str(tmp_path / "out.zarr")).read_plan() is None
-    with pytest.raises(StorageError, match="every node must see the output"):
+    with pytest.raises(StorageError, match=r"every node must see the output, but .* finds no plan in"):
+        BlockWorker(planned.spec)
+    planned.ledger.write_plan(plan_document(planned) | {"run_id": "an earlier one"})
+    with pytest.raises(StorageError, match="finds the plan of another run in"):
         BlockWorker(planned.spec)

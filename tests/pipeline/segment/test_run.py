@@ -17,7 +17,7 @@ from affine import Affine
 from deeplab_core import load_checkpoint
 from deeplab_core.multiscale import MultiScale
 from pipeline.config import RunConfig
-from pipeline.errors import MismatchError, ModelError, SettingsError, StorageError
+from pipeline.errors import Interrupted, MismatchError, ModelError, SettingsError, StorageError
 from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.window import Window
 from pipeline.segment.ledger import Ledger
@@ -29,6 +29,7 @@ from tests.pipeline.segment.scene import (
     MEAN,
     STD,
     array_objects,
+    damage_last_tile,
     ledger_records,
     settings,
     write_scene,
@@ -51,26 +52,21 @@ def reference(scene: Path, model: Path, *, scales=(1.0,), flips=(), window="gaus
         )  # fmt: skip
 
 
-def damage_last_tile(scene: Path) -> None:
-    """Overwrite the compressed bytes of the tile in the lower right corner."""
-    with rasterio.open(scene) as source:
-        tile = (source.width - 1) // 256, (source.height - 1) // 256
-        tags = [
-            source.get_tag_item(f"BLOCK_{what}_{tile[0]}_{tile[1]}", "TIFF", bidx=1)
-            for what in ("OFFSET", "SIZE")
-        ]
-    offset, size = (int(tag) for tag in tags)
-    with scene.open("r+b") as file:
-        file.seek(offset)
-        file.write(b"\xff" * size)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(scene, model, tmp_path_factory) -> Path:
     """A run that nothing happened to."""
     output = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
     report = run(scene, model, output)
     assert report["status"] == "complete"
+    return output
+
+
+@pytest.fixture
+def continued(undisturbed, tmp_path) -> Path:
+    """A copy of the undisturbed run, to be disturbed and gone on with."""
+    output = tmp_path / "out.zarr"
+    shutil.copytree(undisturbed, output)
+    shutil.copytree(f"{undisturbed}.run", f"{output}.run")
     return output
 
 
@@ -89,7 +85,7 @@ def test_awkward_sizes(size, model, tmp_path):
 
 
 def test_scales_and_flips(model, tmp_path):
-    scene = write_scene(tmp_path / "scene.tif", 250, 301, seed=3)
+    scene = write_scene(tmp_path / "scene.tif", 140, 230, seed=3)
     inference = {"scales": [0.75, 1.0, 1.5], "flips": ["h", "v"]}
     run(scene, model, tmp_path / "out.zarr", inference=inference, blend={"window": "hann"})
     mosaic = Mosaic.open(str(tmp_path / "out.zarr"))
@@ -97,10 +93,16 @@ def test_scales_and_flips(model, tmp_path):
     assert_same_mosaic(mosaic.classes(), mosaic.confidence(), expected)
 
 
-@pytest.mark.parametrize("block_px", [2048, 4096])
-def test_block_size_changes_no_byte(block_px, scene, model, undisturbed, tmp_path):
-    run(scene, model, tmp_path / "out.zarr", block={"size_px": block_px}, inference={"batch": 3})
-    assert array_objects(tmp_path / "out.zarr") == array_objects(undisturbed)
+def test_block_size_changes_no_byte(model, tmp_path):
+    """A strip has several blocks of every size, and few crops."""
+    scene = write_scene(tmp_path / "scene.tif", 100, 4300)
+    objects = []
+    for block_px, batch, blocks in ((1024, 2, 5), (2048, 3, 3), (4096, 1, 2)):
+        output = tmp_path / f"{block_px}.zarr"
+        report = run(scene, model, output, block={"size_px": block_px}, inference={"batch": batch})
+        assert report["blocks"]["total"] == blocks
+        objects.append(array_objects(output))
+    assert objects[0] == objects[1] == objects[2]
 
 
 def test_logits_give_the_classes_again(undisturbed):
@@ -126,10 +128,8 @@ def test_the_report_counts_this_run(undisturbed, scene, model):
     assert again["fingerprint"] == stored["fingerprint"]
 
 
-def test_a_run_continues_where_it_stood(scene, model, undisturbed, tmp_path):
-    output = tmp_path / "out.zarr"
-    shutil.copytree(undisturbed, output)
-    shutil.copytree(f"{undisturbed}.run", f"{output}.run")
+def test_a_run_continues_where_it_stood(scene, model, undisturbed, continued):
+    output = continued
     lost = sorted(ledger_records(output))[1]
     (Path(f"{output}.run") / "blocks" / f"{lost}.json").unlink()
     for name in ("classes/c/0/1", "confidence/c/0/1"):
@@ -140,12 +140,11 @@ def test_a_run_continues_where_it_stood(scene, model, undisturbed, tmp_path):
     assert array_objects(output) == array_objects(undisturbed)
 
 
-def test_a_damaged_object_is_computed_again(scene, model, undisturbed, tmp_path):
-    output = tmp_path / "out.zarr"
-    shutil.copytree(undisturbed, output)
-    shutil.copytree(f"{undisturbed}.run", f"{output}.run")
-    victim = output / "classes/c/1/0"
-    victim.write_bytes(victim.read_bytes()[:-1] + b"!")
+def test_a_damaged_object_is_computed_again(scene, model, undisturbed, continued):
+    output = continued
+    for name in ("classes/c/1/0", "confidence/c/1/0", "logits/c/0/1/0"):
+        victim = output / name
+        victim.write_bytes(victim.read_bytes()[: -(victim.stat().st_size // 2)])
     report = run(scene, model, output)
     assert report["status"] == "complete"
     assert report["blocks"]["done"] == 1
@@ -180,7 +179,7 @@ def test_a_place_that_holds_something_else_is_refused(scene, model, tmp_path):
 
 def test_an_unreadable_block_is_given_up_and_the_rest_is_done(model, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.segment.executor.RETRY_DELAY_S", 0.01)
-    scene = write_scene(tmp_path / "scene.tif", 1301, 1187, holes=False)
+    scene = write_scene(tmp_path / "scene.tif", 100, 2400, holes=False)
     damage_last_tile(scene)
     report = run(scene, model, tmp_path / "out.zarr")
     assert report["status"] == "incomplete"
@@ -234,10 +233,12 @@ def test_logits_hold_to_the_last_pixel_where_the_next_block_has_nothing(edge, mo
     """The last pixels of a block hang on nodes of the next one, wanted or not."""
     scene = write_scene(tmp_path / "scene.tif", 1100, 1300, holes=False)
     region = {"window": [0, 0, 1024, 1024]} if edge == "region" else {}
-    if edge == "data":
-        with rasterio.open(scene, "r+") as target:
-            target.write(np.zeros((len(BANDS), 1100, 276), np.uint8), window=((0, 1100), (1024, 1300)))
-            target.write(np.zeros((len(BANDS), 76, 1300), np.uint8), window=((1024, 1100), (0, 1300)))
+    with rasterio.open(scene, "r+") as target:
+        data = target.read()
+        data[:, :880] = data[:, :, :880] = 0  # crops without a pixel cost nothing
+        if edge == "data":
+            data[:, 1024:] = data[:, :, 1024:] = 0
+        target.write(data)
     report = run(scene, model, tmp_path / "out.zarr", region=region)
     assert report["status"] == "complete"
     assert report["blocks"]["done"] == 1
@@ -247,7 +248,8 @@ def test_logits_hold_to_the_last_pixel_where_the_next_block_has_nothing(edge, mo
     assert np.abs(np.exp(logits).sum(0) - 1).max() < 0.02
 
 
-def test_planning_writes_nothing_and_says_what_a_run_will_do(scene, model, tmp_path):
+def test_planning_writes_nothing_and_says_what_a_run_will_do(model, tmp_path_factory, tmp_path):
+    scene = write_scene(tmp_path_factory.mktemp("strip") / "scene.tif", 150, 1300)
     plan = plan_only(RunConfig.model_validate(settings(scene, model, tmp_path / "out.zarr")))
     assert not list(tmp_path.iterdir())
     report = run(scene, model, tmp_path / "out.zarr")
@@ -279,3 +281,41 @@ def test_an_empty_block_is_empty_and_not_done(model, tmp_path):
     assert report["status"] == "complete"
     assert report["blocks"] == {"total": 2, "done": 1, "empty": 1, "failed": 0, "skipped": 0}
     assert (Mosaic.open(str(tmp_path / "out.zarr")).classes()[:, 900:] == 255).all()
+
+
+def test_records_that_belong_to_no_run_are_not_trusted(model, tmp_path):
+    """A deletion that was cut short leaves them, and an empty block has no object that could be missed."""
+    scene = write_scene(tmp_path / "small.tif", 200, 200, holes=False)
+    Ledger.beside(str(tmp_path / "out.zarr")).record_finished("r00000c00000", {"state": "empty"})
+    report = run(scene, model, tmp_path / "out.zarr")
+    assert report["blocks"] == {"total": 1, "done": 1, "empty": 0, "failed": 0, "skipped": 0}
+    assert (Mosaic.open(str(tmp_path / "out.zarr")).classes() != 255).all()
+
+
+def test_a_store_that_fails_under_way_interrupts_what_has_begun(model, tmp_path, monkeypatch):
+    """Not refused: a refusal tells a cluster never to try again."""
+    monkeypatch.setattr("pipeline.segment.executor.RETRY_DELAY_S", 0.01)
+    scene = write_scene(tmp_path / "scene.tif", 100, 2400, holes=False)
+    damage_last_tile(scene)
+    (tmp_path / "out.zarr.run").mkdir()
+    (tmp_path / "out.zarr.run" / "failed").touch()  # where a folder should be: its block cannot be noted
+    with pytest.raises(Interrupted, match=r"cannot write 'failed/.*start again to go on"):
+        run(scene, model, tmp_path / "out.zarr")
+    assert list(ledger_records(tmp_path / "out.zarr")) == ["r00000c00000", "r00000c00001"]
+
+
+def test_overviews_that_cannot_be_written_are_told_and_written_the_next_time(
+    scene, model, undisturbed, continued, monkeypatch
+):
+    monkeypatch.setattr("pipeline.segment.executor.RETRY_DELAY_S", 0.01)
+    (Path(f"{continued}.run") / "overviews.json").unlink()
+    place = continued / "overviews/2/classes/c/0/0"
+    place.unlink()
+    (place / "in the way").mkdir(parents=True)
+    report = run(scene, model, continued)
+    assert report["status"] == "incomplete"
+    assert report["blocks"]["skipped"] == 4
+    assert "overviews of square 1/0/0 could not be written" in report["audit"]["faults"][0]
+    shutil.rmtree(place)
+    assert run(scene, model, continued)["status"] == "complete"
+    assert array_objects(continued) == array_objects(undisturbed)

@@ -1,7 +1,6 @@
 """Whole runs over many scenes: what one raster would give, however it is cut, killed or stored."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,14 +12,11 @@ import boto3
 import numpy as np
 import pytest
 import rasterio
-import torch
 import yaml
 from affine import Affine
 from rasterio.warp import transform_bounds
 
-from deeplab_core import ModelConfig, build_model, save_checkpoint
 from jobs.segment_region import main
-from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.errors import MismatchError
 from pipeline.raster.mosaic import Mosaic
@@ -39,7 +35,6 @@ from tests.pipeline.segment.scene import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-CEPH = REPOSITORY.parent / "shared" / "tools" / "ceph-s3"
 HEIGHT, WIDTH = 2100, 300  # three blocks, one below the other
 CUTS = ((0, 0, 700, 180), (0, 150, 700, 300), (670, 0, 1400, 300), (1370, 0, 1750, 300), (1720, 0, 2100, 300))
 
@@ -56,6 +51,11 @@ def write_part(path: Path, source, cut) -> None:
     with rasterio.open(path, "w", **profile) as target:
         target.write(source.read(window=window))
         target.descriptions = BANDS
+
+
+@pytest.fixture(scope="module")
+def model(light_model) -> Path:
+    return light_model
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,8 @@ def test_another_scene_is_another_run(mixed, model, undisturbed):
         segment(RunConfig.model_validate(fewer))
 
 
-def test_a_scene_that_vanishes_fails_its_blocks_by_name_and_no_others(parts, model, tmp_path):
+def test_a_scene_that_vanishes_fails_its_blocks_by_name_and_no_others(parts, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.segment.executor.RETRY_DELAY_S", 0.01)
     folder, output = tmp_path / "scenes", tmp_path / "out.zarr"
     folder.mkdir()
     for part in parts.glob("*.tif"):
@@ -221,20 +222,9 @@ def test_scale_from_metadata_of_one_raster_and_of_scenes(model, tmp_path):
     np.testing.assert_allclose(bias, np.divide(np.negative(MEAN), STD))
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory) -> Path:
-    """The smallest network that is a real one: reading, not multiply-adds, is the subject here."""
-    torch.manual_seed(0)
-    backbone = "timm/mobilenetv3_small_050"
-    config = ModelConfig(arch="deeplabv3", backbone=backbone, classes=["a", "b", "c"], bands=BANDS)
-    path = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    save_checkpoint(build_model(config), path, mean=[4000.0] * 3, std=[2000.0] * 3, bands=BANDS)
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("composite", ["first", "median"])
-def test_many_warped_scenes_keep_the_promise_of_memory(composite, tiny_model, tmp_path):
+def test_many_warped_scenes_keep_the_promise_of_memory(composite, model, tmp_path):
     rng = np.random.default_rng(0)
     values = rng.integers(1, 9000, (3, 1500, 1500)).astype(np.uint16)
     profile = {
@@ -247,7 +237,7 @@ def test_many_warped_scenes_keep_the_promise_of_memory(composite, tiny_model, tm
         with rasterio.open(tmp_path / "scenes" / f"{number}.tif", "w", **profile, transform=place) as target:
             target.write(values)
             target.descriptions = BANDS
-    document = scene_settings(tmp_path / "scenes", tiny_model, tmp_path / "out.zarr")
+    document = scene_settings(tmp_path / "scenes", model, tmp_path / "out.zarr")
     document |= {"crop": {}, "inference": {"compile": "off"}, "block": {"size_px": 2048}}
     document["source"] |= {"composite": composite, "grid": {"crs": "EPSG:32633", "resolution": 10}}
     config = write_config(tmp_path / "run.yaml", document)
@@ -274,28 +264,6 @@ def test_from_a_bucket_by_pattern_and_with_its_index_there(
         if not found.key.endswith("zarr.json") and "#" not in found.key
     }
     assert arrays == array_objects(undisturbed)
-
-
-@pytest.fixture(scope="module")
-def ceph(tmp_path_factory):
-    """A one-node Ceph with its RADOS gateway, as plain processes."""
-    if not CEPH.is_file():
-        pytest.skip(f"no real S3 server: {CEPH} is absent")
-    folder = str(tmp_path_factory.mktemp("ceph"))
-    started = subprocess.run(["bash", CEPH, "up", folder], capture_output=True, text=True, check=False)
-    if started.returncode:
-        pytest.skip(f"no real S3 server: {started.stderr.strip()[-300:]}")
-    patch = pytest.MonkeyPatch()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        patch.delenv(name)
-    for line in started.stdout.splitlines():
-        for assignment in line.split("#")[0].removeprefix("export ").split():
-            patch.setenv(*assignment.split("=", 1))
-    storage._open_store.cache_clear()
-    yield folder
-    subprocess.run(["bash", CEPH, "down", folder], check=False, capture_output=True)
-    patch.undo()
-    storage._open_store.cache_clear()
 
 
 @pytest.mark.s3

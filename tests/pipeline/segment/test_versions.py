@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jobs.segment_region import one_config_each
 from pipeline.config import RunConfig
 from pipeline.errors import MismatchError, SettingsError, SourceError, StorageError
 from pipeline.raster.mosaic import Mosaic
 from pipeline.segment import run
 from pipeline.segment.audit import audit_stored
+from pipeline.segment.each import one_config_each
 from pipeline.segment.nightly_rules import missing_of
 from pipeline.segment.plan_table import plan_table
 from pipeline.segment.run import plan_only, segment
