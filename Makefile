@@ -7,6 +7,9 @@ BIN := .venv/bin
 .PHONY: demo test test-all lint clean
 
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; have = sys.version_info[:2]; sys.exit(None if (3, 11) <= have < (3, 14) else \
+	  "Python 3.11 to 3.13 is needed, got %d.%d; name one: make ... PYTHON=python3.12" % have)'
+	@echo "Installing into .venv: minutes, and 7 GB, most of it PyTorch."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

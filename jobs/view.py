@@ -6,12 +6,15 @@ python jobs/view.py --mosaic scene.zarr
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
 from jobs.command_line import run_job
+from pipeline.errors import SettingsError
 from pipeline.latest import resolve_latest
 from pipeline.raster.mosaic import Mosaic
 from pipeline.report.viewer.server import Viewer, make_server
@@ -36,17 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def job() -> dict[str, Any]:
         url = resolve_latest(options.mosaic)
         viewer = Viewer(Mosaic.open(url), name=redact(url).rsplit("/", 1)[-1], source_url=options.source)
-        with make_server(viewer, options.port) as server:
+        with closing(viewer), _server(viewer, options.port) as server:
             sys.stdout.write(f"http://127.0.0.1:{server.server_port}/\n")
             sys.stdout.flush()
             try:
                 server.serve_forever()
             except KeyboardInterrupt:
                 sys.stderr.write("\n")
-        viewer.close()
         return {"status": "complete"}
 
     return run_job(job, as_json=False, traceback_folder=lambda: None)
+
+
+def _server(viewer: Viewer, port: int) -> ThreadingHTTPServer:
+    try:
+        return make_server(viewer, port)
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"--port must be a free port of this machine, got {port}: {error}") from error
 
 
 if __name__ == "__main__":

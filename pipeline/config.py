@@ -135,7 +135,7 @@ class RegionSettings(Settings):
 
     polygon: Annotated[
         str | None,
-        Field(description="GeoJSON file or URL of polygons (longitude, latitude unless it names a CRS)"),
+        Field(description="polygons in any CRS: GeoJSON or GeoParquet, file or URL"),
     ] = None
     bbox: Annotated[
         tuple[float, float, float, float] | None,
@@ -214,7 +214,8 @@ class InferenceSettings(Settings):
         Literal["auto", "fp32", "bf16", "fp16"], Field(description="number format of the network")
     ] = "auto"
     compile: Annotated[
-        Literal["auto", "on", "off"], Field(description="torch.compile; auto: where the plan is long enough")
+        Literal["auto", "on", "off"],
+        Field(description="torch.compile; auto: on GPUs, where the plan is long enough"),
     ] = "auto"
     batch: Annotated[Auto | int, Field(description="crops per forward pass")] = "auto"
 

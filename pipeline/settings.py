@@ -49,6 +49,10 @@ def load_settings(
     for name, value in flags.items():
         if value is not None:
             _assign(values, name, value)
+    for name, field in kind.model_fields.items():  # of a group that is missing, each setting is named
+        inner = field.annotation
+        if field.is_required() and isinstance(inner, type) and issubclass(inner, BaseModel):
+            values.setdefault(name, {})
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """Every command block of the README does what it says, in a folder that holds what it names."""
 
+import itertools
 import os
 import re
 import shlex
@@ -15,6 +16,8 @@ import yaml
 from affine import Affine
 
 from deeplab_core import ModelConfig, build_model, save_checkpoint
+from pipeline.config import RunConfig
+from pipeline.settings import setting_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,6 +50,50 @@ def test_make_knows_the_two_commands():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_picture_is_one_and_small():
+    [picture] = re.findall(r"^!\[.+\]\((.+)\)$", README, re.MULTILINE)
+    assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+    assert (ROOT / picture).stat().st_size < 300_000
+
+
+SHOWN = re.findall(r"^\| .+ \| `(pytest .+)` \|$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_what_is_claimed_has_tests(command):
+    """Files, marks and names that a command of the table asks for are there."""
+    words = shlex.split(command)[1:]
+    places = [ROOT / word for word in words if word.startswith("tests/")]
+    assert places
+    assert all(place.exists() for place in places)
+    files = [place.rglob("test_*.py") if place.is_dir() else [place] for place in places]
+    text = "".join(file.read_text() for some in files for file in some)
+    asked = dict(itertools.pairwise(words))
+    names = re.findall(r"def (test_\w+)", text)
+    assert names
+    assert f"pytest.mark.{asked['-m']}" in text if "-m" in asked else True
+    for part in asked["-k"].split(" or ") if "-k" in asked else []:
+        assert any(part in name for name in names), part
+
+
+def test_every_claim_names_its_command():
+    section = README.split("## What is shown")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(SHOWN) >= 15
+    assert all(re.search(r"`(pytest|make|python) .+` \|$", row) for row in rows)
+
+
+def test_settings_and_jobs_that_are_named_exist():
+    named = set(re.findall(r"`((?:source|region|crop|model|incremental)\.[a-z_.]+)", README))
+    known = {name for name, _ in setting_names(RunConfig)}
+    groups = {name.rpartition(".")[0] for name in known}
+    assert len(named) > 12
+    assert named - known - groups - {"model.json", "model.safetensors"} == set()
+    jobs = set(re.findall(r"`(?:jobs/)?([a-z_]+\.py)`", README.split("## How it works")[0]))
+    assert len(jobs) > 4
+    assert {job for job in jobs if not (ROOT / "jobs" / job).is_file()} == set()
 
 
 def test_manifests_that_are_applied_exist():

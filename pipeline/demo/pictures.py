@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -64,7 +65,7 @@ def take_pictures(scene: Path, mosaic_path: Path, held_out: Path) -> DemoPicture
         held_out: Labels of the part held out.
     """
     mosaic = Mosaic.open(str(mosaic_path))
-    window, labels_HW = _held_out(mosaic, held_out)
+    window, labels_HW = held_out_part(mosaic, held_out)
     step = sampling_step(window.height, window.width, SHADES_PX)
     truth_HW = labels_HW[step // 2 :: step, step // 2 :: step]
     mapped_HW = mosaic.classes(window)[step // 2 :: step, step // 2 :: step]
@@ -75,7 +76,7 @@ def take_pictures(scene: Path, mosaic_path: Path, held_out: Path) -> DemoPicture
     errors_HW = np.where(truth_HW == IGNORED, 255, truth_HW != mapped_HW).astype(np.uint8)
     grid = mosaic.grid
     return DemoPictures(
-        scene=_natural_colors(scene),
+        scene=_scene_picture(scene),
         classes=picture_of_classes(mosaic, has_overviews=True),
         truth=_picture(truth_HW, palette_RGBA, step),
         map=_picture(mapped_HW, palette_RGBA, step),
@@ -86,27 +87,42 @@ def take_pictures(scene: Path, mosaic_path: Path, held_out: Path) -> DemoPicture
     )
 
 
-def _held_out(mosaic: Mosaic, path: Path) -> tuple[Window, NDArray[np.uint8]]:
-    """The part held out as a window of the mosaic, and its labels."""
+def held_out_part(mosaic: Mosaic, path: Path) -> tuple[Window, NDArray[np.uint8]]:
+    """The part held out as a window of the mosaic, and its labels.
+
+    Args:
+        mosaic: Of the whole scene.
+        path: The labels.
+    """
     with rasterio.open(path) as labels:
         place = from_bounds(*labels.bounds, transform=mosaic.grid.transform)
         window = Window(round(place.row_off), round(place.col_off), labels.height, labels.width)
         return window, labels.read(1)
 
 
-def _natural_colors(path: Path) -> Picture:
-    """The scene for the eye: clouds are cut off before it is stretched, or the land would be black."""
+def natural_colors(values_CHW: NDArray[Any]) -> NDArray[np.uint8]:
+    """Red, green, blue and alpha for the eye.
+
+    Clouds are cut off before it is stretched, or the land would be black.
+
+    Args:
+        values_CHW: A masked array of a red, a green and a blue band.
+    """
+    has_data = ~np.ma.getmaskarray(values_CHW)
+    land_CHW = np.ma.getdata(values_CHW).astype(np.float32)
+    for band_HW, known_HW in zip(land_CHW, has_data, strict=True):
+        if known_HW.any():
+            np.minimum(band_HW, np.percentile(band_HW[known_HW], LAND_PERCENT), out=band_HW)
+    return stretched(land_CHW, has_data, alike=False)
+
+
+def _scene_picture(path: Path) -> Picture:
     with rasterio.open(path) as scene:
         step = sampling_step(scene.height, scene.width, SHADES_PX)
         shape = -(-scene.height // step), -(-scene.width // step)
         bands = color_bands(scene, scene.indexes)
         values = scene.read(bands, out_shape=(3, *shape), resampling=Resampling.average, masked=True)
-    has_data = ~np.ma.getmaskarray(values)
-    land_CHW = values.data.astype(np.float32)
-    for band_HW, known_HW in zip(land_CHW, has_data, strict=True):
-        np.minimum(band_HW, np.percentile(band_HW[known_HW], LAND_PERCENT), out=band_HW)
-    png = encode_png(stretched(land_CHW, has_data, alike=False))
-    return Picture(data_uri(png), shape[1], shape[0], step)
+    return Picture(data_uri(encode_png(natural_colors(values))), shape[1], shape[0], step)
 
 
 def _picture(values_HW: NDArray[np.uint8], palette_RGBA: NDArray[np.uint8], step: int) -> Picture:

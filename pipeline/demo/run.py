@@ -17,6 +17,7 @@ from pipeline.demo.config import DemoConfig
 from pipeline.demo.head import RayHead, ray_head
 from pipeline.demo.page import DemoResult, render
 from pipeline.demo.pictures import take_pictures
+from pipeline.demo.postcard import write_postcard
 from pipeline.demo.processes import interrupted_by_signals, no_process_left
 from pipeline.demo.steps import Steps, delete, demo_folder
 from pipeline.segment.machine import this_machine
@@ -28,7 +29,7 @@ Tell = Callable[[str], None]
 WORKERS = 2
 """Two of them synchronise their batch norms also on the smallest machine."""
 
-PAGE_NAME = "report.html"
+PAGE_NAME, POSTCARD_NAME = "report.html", "picture.png"
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "landscape": ("scene.tif", "labels.tif", "held_out.tif", "tiles"),
     "training": ("model", "model.run"),
@@ -36,7 +37,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("evaluation",),
     "baseline": (),
     "export": ("classes.tif",),
-    "page": (PAGE_NAME,),
+    "page": (PAGE_NAME, POSTCARD_NAME),
 }
 """What each step writes."""
 
@@ -93,7 +94,7 @@ class _Demo:
         )
         self._step(
             "segmentation",
-            f"the whole scene becomes a mosaic, on {WORKERS} workers",
+            f"the whole scene becomes a mosaic, on {WORKERS} workers; nothing is compiled",
             {"config": _text(SEGMENT_CONFIG)},
             self._segment,
         )
@@ -204,6 +205,8 @@ class _Demo:
 
     def _write_page(self, baselines: Mapping[str, Any]) -> None:
         folder = self._folder
+        looked_at = folder / "scene.tif", folder / "mosaic.zarr", folder / "held_out.tif"
+        write_postcard(folder / POSTCARD_NAME, *looked_at)
         result = DemoResult(
             folder=self._shown,
             side=self._config.side,
@@ -211,7 +214,7 @@ class _Demo:
             baselines=baselines,
             training=_read(folder / "model.run/report.json"),
             steps=self._timed(),
-            pictures=take_pictures(folder / "scene.tif", folder / "mosaic.zarr", folder / "held_out.tif"),
+            pictures=take_pictures(*looked_at),
         )
         part = folder / "report.part"
         part.write_text(render(result), "utf-8")
@@ -233,6 +236,7 @@ class _Demo:
             "baseline_miou": regression["miou"],
             "baseline_iou": dict(zip(evaluation["classes"], regression["iou"], strict=True)),
             "majority_miou": baselines["majority_class"]["miou"],
+            "train_steps": _read(self._folder / "model.run/report.json")["steps"],
             "steps": {name: record["seconds"] for name, record in self._steps.records.items()},
         }
 

@@ -27,6 +27,9 @@ IMPATIENT = {"GDAL_HTTP_MAX_RETRY": 1, "GDAL_HTTP_CONNECTTIMEOUT": 5, "GDAL_HTTP
 STRETCH_PERCENT = (2.0, 98.0)
 """Shades between which a picture is stretched: a few clouds shall not make all else black."""
 
+BRIGHTENING = 0.7
+"""Power of every shade from 0 to 1 of imagery not made for the eye: land beside clouds is dark."""
+
 COLOR_NAMES = (("red", "b04", "b4"), ("green", "b03", "b3"), ("blue", "b02", "b2"))
 """What bands of these colours are called, Sentinel-2's names among them."""
 
@@ -132,8 +135,8 @@ def stretched(
 ) -> NDArray[np.uint8]:
     """Shades of 8 bits with an alpha channel.
 
-    Bands are stretched each by itself, which takes the blue of haze away, or, where the imagery was made for
-    the eye already, all alike, which keeps its colours.
+    Bands are stretched each by itself, which takes the blue of haze away, and brightened; or, where the
+    imagery was made for the eye already, all alike, which keeps its colours.
     """
     pixels = np.zeros((4, *values_CHW.shape[1:]), np.uint8)
     for channel in range(3):
@@ -143,6 +146,7 @@ def stretched(
             shown = values_CHW[has_data_CHW] if alike else values[has_data]
             low, high = np.percentile(shown, STRETCH_PERCENT)
             shades = (values - low) / max(float(high - low), np.finfo(np.float32).tiny)
-            pixels[channel] = np.rint(255 * np.clip(np.where(has_data, shades, 0.0), 0.0, 1.0))
+            shades = np.clip(np.where(has_data, shades, 0.0), 0.0, 1.0)
+            pixels[channel] = np.rint(255 * (shades if alike else shades**BRIGHTENING))
     pixels[3] = np.where(has_data_CHW.any(axis=0), 255, 0)
     return pixels

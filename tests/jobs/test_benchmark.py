@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.benchmark import main
-from tests.pipeline.segment.scene import settings, write_config, write_model, write_scene
+from tests.pipeline.segment.scene import damage_last_tile, settings, write_config, write_model, write_scene
 
 
 @pytest.fixture
@@ -32,6 +32,14 @@ def test_its_figures_hang_together(config, tmp_path, capsys):
     assert set(report["stages"]) == {"read", "compute", "write"}
     assert report["peers"] == {}
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.usefixtures("briefly")
+def test_a_block_that_fails_is_no_fast_block(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.segment.executor.RETRY_DELAY_S", 0.01)
+    damage_last_tile(tmp_path / "scene.tif")
+    assert main(["--config", str(config), "--no-peers", "--json"]) == 1
+    assert "every block must be done to be measured" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.demo import main
+from jobs.demo import _summary, main
 from pipeline.config import RunConfig
 from pipeline.demo import processes
 from pipeline.synthetic.cover import CLASSES, COLORS
@@ -39,6 +39,18 @@ def test_wrong_settings_are_refused_before_anything_is_written(flags, words, tmp
     assert main(["--folder", str(tmp_path / "demo"), *flags]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(("miou", "says_so"), [(0.85, False), (0.79, True), (None, True)])
+def test_a_poor_map_is_told_with_its_remedy(miou, says_so):
+    report = {
+        "iou": {"water": miou}, "miou": miou, "baseline_iou": {"water": 0.7}, "baseline_miou": 0.7,
+        "majority_miou": 0.1, "steps": {"training": 130.0}, "seconds": 140.0, "train_steps": 41,
+        "page": "r.html",
+    }  # fmt: skip
+    told = "\n".join(_summary(report))
+    assert ("--minutes" in told) == says_so
+    assert ("41 steps" in told) == says_so
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The command line as its users type it: exit codes, messages, JSON."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,21 @@ def test_the_plan_as_table_and_as_json(config, tmp_path, capsys):
         (["--set", "block.size_px=1000"], "multiple of 1024"),
         (["--config", "/no/such/run.yaml"], "there must be a file at /no/such/run.yaml"),
         (["--set", "region.window=[900, 0, 10, 10]"], "must meet the source's 230 × 300 px"),
+        (
+            ["--set", "region.polygon=/no/such/region.parquet"],
+            "there must be a file at /no/such/region.parquet",
+        ),
+        (
+            ["--set", "source.bands=[red, blurple, nir]"],
+            "there is no band 'blurple'; the source has 1 (red), 2",
+        ),
+        (
+            ["--set", "source.grid.crs=nonsense"],
+            "source.grid.crs must be a CRS as EPSG:32633, got 'nonsense'",
+        ),
+        (["--set", "source.level=7"], "source.level must be below 1, got 7"),
+        (["--set", "source.urls=[/no/such/*.tif]"], "nothing matches /no/such/*.tif"),
+        (["--source", "ftp://host/scene.tif"], "must be a local path or begin with s3://"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(arguments, message, config, capsys):
@@ -107,6 +124,16 @@ def test_a_fault_of_ours_is_kept_beside_the_output(config, tmp_path, capsys, mon
     assert "Traceback" not in error
     kept = list((tmp_path / "out.zarr.run").glob("fault-*.txt"))
     assert "ZeroDivisionError" in kept[0].read_text()
+
+
+def test_sigterm_before_the_first_block_is_an_interruption_too(config, capsys, monkeypatch):
+    def terminated(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came and nobody heard it")
+
+    monkeypatch.setattr("jobs.segment_region.segment", terminated)
+    assert main(["--config", str(config)]) == 3
+    assert "start again to go on" in capsys.readouterr().err
 
 
 def test_help_names_every_setting(capsys):

@@ -19,7 +19,13 @@ from rasterio.windows import Window as RasterioWindow
 from pipeline.raster.mosaic import CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic
 from pipeline.raster.window import Window
 from pipeline.report.pictures import class_palette, confidence_palette, encode_png
-from pipeline.report.source_picture import CACHE_BYTES, IMPATIENT, STRETCH_PERCENT, color_bands
+from pipeline.report.source_picture import (
+    BRIGHTENING,
+    CACHE_BYTES,
+    IMPATIENT,
+    STRETCH_PERCENT,
+    color_bands,
+)
 from pipeline.storage import gdal_options, gdal_path, normalise_url, redact
 
 SQUARE_PX = 256
@@ -100,11 +106,12 @@ class MosaicLayers:
 
 @dataclass(frozen=True)
 class _Shades:
-    """How imagery is shown: which bands, and from which to which value."""
+    """How imagery is shown: which bands, from which to which value, and to which power of that."""
 
     bands: list[int]
     low_C11: NDArray[np.float32]
     high_C11: NDArray[np.float32]
+    power: float
 
 
 class SourceLayer:
@@ -129,9 +136,10 @@ class SourceLayer:
         with self._one_at_a_time, self._environment():
             values_CHW, has_data_HW = self._read(window, factor, self._shades.bands)
         shades = self._shades
-        stretched = (values_CHW - shades.low_C11) / np.maximum(shades.high_C11 - shades.low_C11, 1e-6)
+        spread_C11 = np.maximum(shades.high_C11 - shades.low_C11, 1e-6)
+        seen_CHW = np.clip((values_CHW - shades.low_C11) / spread_C11, 0, 1) ** shades.power
         pixels = np.zeros((4, *has_data_HW.shape), np.uint8)
-        pixels[:3] = np.where(has_data_HW, np.rint(255 * np.clip(stretched, 0, 1)), 0)
+        pixels[:3] = np.where(has_data_HW, np.rint(255 * seen_CHW), 0)
         pixels[3] = np.where(has_data_HW, 255, 0)
         return encode_png(pixels)
 
@@ -145,7 +153,8 @@ class SourceLayer:
         values_CHW, has_data_HW = self._read(Window(0, 0, *self._place.shape), factor, bands)
         seen = values_CHW[:, has_data_HW] if has_data_HW.any() else values_CHW.reshape(len(bands), -1)
         low, high = np.percentile(np.nan_to_num(seen), STRETCH_PERCENT, axis=1).astype(np.float32)
-        return _Shades(bands, low[:, None, None], high[:, None, None])
+        power = 1.0 if self._data.dtypes[bands[0] - 1] == "uint8" else BRIGHTENING
+        return _Shades(bands, low[:, None, None], high[:, None, None], power)
 
     def _read(
         self, window: Window, factor: int, bands: list[int]

@@ -12,8 +12,22 @@ const sourceShown = () => document.getElementById("source").checked && !facts.no
 const view = { row: facts.height / 2, col: facts.width / 2, zoom: 1 };
 window.terrazzo = { view, squares, facts };  // for tests and curious people
 
-function smallestZoom() { return Math.min(canvas.clientWidth / facts.width, canvas.clientHeight / facts.height) * 0.95; }
-function showAll() { Object.assign(view, { row: facts.height / 2, col: facts.width / 2, zoom: smallestZoom() }); draw(); }
+// What the panel leaves of the map: it lies at the right or, on a phone, below.
+function freeArea() {
+  const panel = document.getElementById("panel").getBoundingClientRect();
+  const below = panel.width > canvas.clientWidth * 0.8;
+  return below ? { width: canvas.clientWidth, height: panel.top } : { width: panel.left, height: canvas.clientHeight };
+}
+function smallestZoom() {
+  const free = freeArea();
+  return Math.min(free.width / facts.width, free.height / facts.height) * 0.95;
+}
+function showAll() {
+  const free = freeArea(), zoom = smallestZoom();
+  const hiddenRows = (canvas.clientHeight - free.height) / zoom, hiddenCols = (canvas.clientWidth - free.width) / zoom;
+  Object.assign(view, { row: (facts.height + hiddenRows) / 2, col: (facts.width + hiddenCols) / 2, zoom });
+  draw();
+}
 
 function toMosaic(x, y) {
   return { col: view.col + (x - canvas.clientWidth / 2) / view.zoom, row: view.row + (y - canvas.clientHeight / 2) / view.zoom };
@@ -27,8 +41,9 @@ function zoomBy(times, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) 
   draw();
 }
 function moveBy(x, y) {
-  view.col = Math.min(Math.max(view.col - x / view.zoom, 0), facts.width);
-  view.row = Math.min(Math.max(view.row - y / view.zoom, 0), facts.height);
+  const halfCols = canvas.clientWidth / 2 / view.zoom, halfRows = canvas.clientHeight / 2 / view.zoom;
+  view.col = Math.min(Math.max(view.col - x / view.zoom, -halfCols), facts.width + halfCols);
+  view.row = Math.min(Math.max(view.row - y / view.zoom, -halfRows), facts.height + halfRows);
   draw();
 }
 

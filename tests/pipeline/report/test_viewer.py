@@ -223,6 +223,9 @@ def test_in_a_browser_it_drags_zooms_and_tells_values(port, tmp_path):
         tab.wait_for("window.terrazzo && [...terrazzo.squares.values()].length > 0")
         tab.wait_for("[...terrazzo.squares.values()].every(square => square.ready)")
         start = tab.run("({...terrazzo.view})")
+        right = tab.run("(terrazzo.facts.width - terrazzo.view.col) * terrazzo.view.zoom + innerWidth / 2")
+        panel = tab.run("document.getElementById('panel').getBoundingClientRect().left")
+        assert right <= panel  # nothing of the mosaic hides behind it
         tab.drag((300, 300), (420, 380))
         moved = tab.run("({...terrazzo.view})")
         assert moved["col"] == pytest.approx(start["col"] - 120 / start["zoom"], abs=1)
