@@ -4,7 +4,6 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 from deeplab_core.symmetry import symmetries
@@ -29,6 +28,7 @@ from pipeline.segment.resolve import (
     share_out,
 )
 from pipeline.segment.worker import NetworkSpec, SegmentSpec
+from pipeline.software import software
 from pipeline.storage import Folder, redact
 
 RESULT_VERSION = 1
@@ -124,7 +124,7 @@ class PlannedRun:
                 "source_origin": [self.plan.mosaic_window.row, self.plan.mosaic_window.col],
                 "settings": self.fingerprint_fields,
                 "fingerprint": self.fingerprint,
-                "software": f"terrazzo {version('terrazzo')}",
+                "software": software(),
                 "run_id": self.run_id,
             },
         )

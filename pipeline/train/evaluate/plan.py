@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 from pipeline.raster.gdal_source import identify
@@ -12,6 +11,7 @@ from pipeline.raster.mosaic import Mosaic, MosaicLayout
 from pipeline.report.evaluation import ERRORS_NAME
 from pipeline.segment.ledger import Ledger, fingerprint
 from pipeline.segment.plan import Block
+from pipeline.software import software
 from pipeline.storage import Folder, normalise_url, redact
 from pipeline.train.evaluate.find_labels import find_labels, find_regions
 from pipeline.train.evaluate.scene import Scene
@@ -137,7 +137,7 @@ def _errors_layout(mosaic: Mosaic, config: EvaluateConfig) -> MosaicLayout:
             "evaluates": redact(normalise_url(config.mosaic)),
             "labels": [redact(normalise_url(url)) for url in config.labels.urls],
             "source_origin": mosaic.attributes.get("source_origin", [0, 0]),
-            "software": f"terrazzo {version('terrazzo')}",
+            "software": software(),
         },
     )
 
