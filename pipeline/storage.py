@@ -102,6 +102,18 @@ def gdal_path(url: str) -> str:
     return GDAL_PREFIXES[scheme] + rest
 
 
+def from_gdal_path(path: str) -> str | None:
+    """The reverse; None for what only GDAL can find, such as a member of an archive."""
+    if not path.startswith("/vsi"):
+        return path
+    known = (
+        f"{scheme}://{path.removeprefix(start)}"
+        for scheme, start in GDAL_PREFIXES.items()
+        if path.startswith(start)
+    )
+    return next(known, None)
+
+
 def join_url(parent: str, name: str) -> str:
     """``name`` below ``parent``."""
     return f"{parent.rstrip('/')}/{name}"

@@ -32,6 +32,7 @@ from pipeline.raster.source import MAX_BANDS, BandInfo, Identity, Pixels, Source
 from pipeline.raster.window import Window
 from pipeline.storage import (
     Folder,
+    from_gdal_path,
     is_local,
     is_signed,
     normalise_url,
@@ -116,7 +117,17 @@ def find_raster(url: str, *, nodata: float | None = None, identified: bool = Tru
 def inspect_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:
     """What a raster says of itself; refuses what cannot be segmented."""
     url = normalise_url(url)
-    return replace(describe_raster(url, level), identities=(identify(url),))
+    with gdal_environment(num_threads=1, url=url), open_dataset(url, level) as dataset:
+        info, others = _describe(dataset, url), _files_behind(dataset, url)
+    return replace(info, identities=(identify(url), *map(identify, others)))
+
+
+def _files_behind(dataset: DatasetReader, url: str) -> list[str]:
+    """Other files that decide a raster's pixels: those a VRT is made of, and a mask beside it."""
+    is_made_of_others = dataset.driver == "VRT"
+    paths = (path for path in dataset.files if is_made_of_others or path.endswith(".msk"))
+    urls = {normalise_url(found) for path in paths if (found := from_gdal_path(path)) is not None}
+    return sorted(urls - {url})
 
 
 def describe_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:

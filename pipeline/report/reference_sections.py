@@ -1,8 +1,8 @@
 """Sections to look things up in: the model, the settings, how to open the result."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from pipeline.report.flat import flat, plain
 from pipeline.report.markup import Child, Markup, element
 from pipeline.report.open_in import ways_to_open
 from pipeline.report.pieces import code, facts, note, section, swatch, table
@@ -27,7 +27,7 @@ def model_section(subject: Subject) -> Markup:
         if key in model
     ]
     known = {*names, *SHOWN_APART}
-    pairs += [(name, _plain(value)) for name, value in _flat(model) if name.split(".")[0] not in known]
+    pairs += [(name, plain(value)) for name, value in flat(model) if name.split(".")[0] not in known]
     classes = sorted(subject.classes, key=lambda one: one.index)
     return section(
         "model",
@@ -64,10 +64,10 @@ def _bands(subject: Subject, model: Mapping[str, object]) -> Markup | None:
 def settings_section(subject: Subject) -> Markup:
     """Every setting as it was resolved."""
     plan = subject.run.plan
-    rows = [(element("code", name), _plain(value)) for name, value in _flat(plan["fingerprint_fields"])]
+    rows = [(element("code", name), plain(value)) for name, value in flat(plan["fingerprint_fields"])]
     shared = [
-        (element("code", name), _plain(value))
-        for name, value in [*_flat({"choices": plan["choices"]}), *_flat({"workers": plan["workers"]})]
+        (element("code", name), plain(value))
+        for name, value in [*flat({"choices": plan["choices"]}), *flat({"workers": plan["workers"]})]
     ]
     return section(
         "settings",
@@ -92,16 +92,3 @@ def open_section(subject: Subject) -> Markup:
         for way in ways_to_open(subject)
     ]
     return section("open", "Open the result", parts, lead="One click selects a whole command.")
-
-
-def _flat(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(inner, Mapping) and inner:
-            yield from _flat(inner, f"{name}.")
-        else:
-            yield name, inner
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

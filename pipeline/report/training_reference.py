@@ -1,8 +1,8 @@
 """Sections to look things up in: the data, the model's card, the settings."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from pipeline.report.flat import flat, plain
 from pipeline.report.markup import Child, Markup, element, join
 from pipeline.report.pieces import code, facts, note, section, table
 from pipeline.report.training_run import StoredTraining
@@ -42,7 +42,7 @@ def model_section(run: StoredTraining) -> Markup:
     """The model's card: what it is, where it comes from, what it is good for."""
     config: Mapping[str, object] = run.report.get("model", {})
     pairs: list[tuple[str, Child]] = [
-        (name.replace("_", " "), _plain(value)) for name, value in config.items() if name not in SHOWN_APART
+        (name.replace("_", " "), plain(value)) for name, value in config.items() if name not in SHOWN_APART
     ]
     pairs += [
         ("sha256 of weights", element("code", str(run.report.get("sha256", "not written yet")))),
@@ -118,17 +118,4 @@ def _trust(run: StoredTraining) -> Markup:
 
 
 def _rows(values: Mapping[str, object]) -> list[tuple[Child, str]]:
-    return [(element("code", name), _plain(value)) for name, value in _flat(values)]
-
-
-def _flat(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(inner, Mapping) and inner:
-            yield from _flat(inner, f"{name}.")
-        else:
-            yield name, inner
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return [(element("code", name), plain(value)) for name, value in flat(values)]

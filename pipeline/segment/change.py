@@ -5,9 +5,8 @@ the group ``changes`` of the new mosaic: arrays ``from`` and ``to`` with class i
 changed, nodata elsewhere; chunks without a change are not stored.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from pipeline.raster import georeference
 from pipeline.raster.mosaic import CHUNK_PX, Mosaic, MosaicLayout
+from pipeline.raster.mosaic_create import create_georeference
 from pipeline.raster.window import Window
 from pipeline.segment.executor import Record
 from pipeline.segment.plan import Block, Plan
@@ -111,32 +110,7 @@ def create_layer(output: Folder, previous: str, before: MosaicLayout, after: Mos
                     "grid_mapping": "spatial_ref",
                 },
             )
-    _place(changes, after)
-
-
-def _place(group: zarr.Group, layout: MosaicLayout) -> None:
-    """Where the layer lies on the ground, so that it opens by itself like the mosaic does."""
-    grid = layout.grid
-    if "spatial_ref" not in group:
-        attributes = georeference.grid_mapping_attributes(grid)
-        group.create_array("spatial_ref", shape=(), dtype=np.int64, fill_value=0, attributes=attributes)
-    if not georeference.has_coordinate_arrays(grid):
-        return
-    attributes_of = georeference.coordinate_attributes(grid)
-    for axis, values in georeference.coordinates(grid).items():
-        if axis not in group:
-            group.create_array(
-                axis,
-                shape=values.shape,
-                dtype=np.float64,
-                chunks=values.shape,
-                fill_value=math.nan,
-                dimension_names=(axis,),
-                attributes=attributes_of[axis],
-            )
-        array = group[axis]
-        if isinstance(array, zarr.Array):
-            array[:] = values
+    create_georeference(changes, replace(after, stack=None), after.grid)
 
 
 @dataclass

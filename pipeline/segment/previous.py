@@ -8,13 +8,12 @@ from typing import Any
 from pipeline.errors import StorageError
 from pipeline.raster.mosaic import Mosaic, array_names
 from pipeline.segment.block_identity import FILES, SOURCE, BlockIdentities, Reason
-from pipeline.segment.ledger import Ledger
+from pipeline.segment.ledger import OVERVIEWS_KEY, Ledger
 from pipeline.segment.overviews import factors
 from pipeline.segment.plan import Plan
 from pipeline.storage import Folder, redact, split_url
 
 IDENTITIES_KEY = "identities.json"
-OVERVIEWS_KEY = "overviews.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Previous:
     def at(cls, url: str) -> "Previous":
         """The mosaic at a URL; refuses one that nothing is known of."""
         mosaic, ledger = Mosaic.open(url), Ledger.beside(url)
-        plan = ledger.read_plan()
+        plan = ledger.read_segmentation()
         if plan is None:
             raise StorageError(
                 f"incremental.previous must be a mosaic with its run folder, but there is no plan in "

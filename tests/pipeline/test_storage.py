@@ -16,6 +16,7 @@ from pipeline.raster.window import Window
 from pipeline.storage import (
     Folder,
     credentials,
+    from_gdal_path,
     gdal_options,
     gdal_path,
     join_url,
@@ -80,6 +81,10 @@ class TestUrls:
     )
     def test_gdal_is_told_the_same_place(self, url, expected):
         assert gdal_path(url) == expected
+        assert from_gdal_path(expected) == url
+
+    def test_what_only_gdal_can_find_has_no_url(self):
+        assert from_gdal_path("/vsizip//a/b.zip/c.tif") is None
 
 
 class TestSecrets:
