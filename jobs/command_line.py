@@ -47,6 +47,7 @@ def make_parser(description: str, settings: type[BaseModel]) -> JobParser:
         description=description,
         epilog=f"{describe_settings(settings)}\n\n{EXIT_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a flag added later must not change what a script's short form means
     )
     parser.settings = settings
     parser.add_argument("--config", metavar="FILE-OR-URL", help="settings as YAML or JSON")

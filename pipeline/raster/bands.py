@@ -45,7 +45,7 @@ def _by_name(bands: Sequence[BandInfo], model_bands: Sequence[str], in_channels:
     found = {name: _named(bands, name) for name in model_bands}
     absent = [name for name, band in found.items() if band is None]
     if absent:
-        raise _misfit(bands, model_bands, in_channels, f"{', '.join(absent)} missing from the source")
+        raise _misfit(bands, model_bands, in_channels, f"the source lacks {', '.join(absent)}")
     chosen = [band for name in model_bands if (band := found[name])]
     if any(band.is_alpha for band in chosen):
         logger.warning("a band flagged alpha is read as data: its name is one of the model's bands")

@@ -7,8 +7,9 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.demo.baseline import compare, fit, sample
+from pipeline.demo.baseline import compare, sample
 from pipeline.errors import TerrazzoError
+from pipeline.train.baselines.pixel_model import fit
 
 IGNORED = 255
 

@@ -51,7 +51,12 @@ class TestByName:
     def test_a_band_missing_from_a_fully_described_source_is_refused_with_both_lists(self):
         with pytest.raises(ModelError) as caught:
             choose(bands("red", "green", "nir"), model=RGB, channels=3)
-        for words in ("red, green, blue", "blue missing", "1 (red), 2 (green), 3 (nir)", "source.bands"):
+        for words in (
+            "red, green, blue",
+            "the source lacks blue",
+            "1 (red), 2 (green), 3 (nir)",
+            "source.bands",
+        ):
             assert words in str(caught.value)
 
     def test_names_do_not_matter_where_one_is_unnamed(self):

@@ -33,6 +33,8 @@ from tests.pipeline.train.ray_runs import (
 pytestmark = [
     # Ray Train makes settings of Ray Data, which warn of themselves.
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
+    # Ray leaves a socket that was never bound to whoever collects garbage.
+    pytest.mark.filterwarnings(r"ignore:unclosed <socket\.socket.*laddr=\('0.0.0.0', 0\):ResourceWarning"),
     # A cluster of a dozen processes starts three times, on a machine that may be busy.
     pytest.mark.timeout(1800),
 ]
