@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothi
 from jobs.command_line import make_parser, run_job
 from pipeline.config import RegionSettings
 from pipeline.latest import resolve_latest
-from pipeline.raster.export import ExportedArray, export_cog
-from pipeline.raster.export_region import RegionWish, parse_region
+from pipeline.raster.export.cog import ExportedArray, export_cog
+from pipeline.raster.export.region import RegionWish, parse_region
 from pipeline.raster.plane import Plane
 from pipeline.settings import Settings, load_settings
 

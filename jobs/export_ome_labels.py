@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
 from jobs.command_line import make_parser, run_job
-from pipeline.raster.ome_labels import ExportedLabels, export_labels, export_labels_into
+from pipeline.raster.export.ome_labels import ExportedLabels, export_labels, export_labels_into
 from pipeline.settings import Settings, load_settings
 
 

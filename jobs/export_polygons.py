@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothi
 
 from jobs.command_line import make_parser, run_job
 from pipeline.config import RegionSettings
-from pipeline.raster.export_region import RegionWish, parse_region
+from pipeline.raster.export.region import RegionWish, parse_region
 from pipeline.raster.plane import Plane
 from pipeline.raster.vectors.export import PolygonWish, export_polygons
 from pipeline.raster.vectors.placement import VectorUnits

@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
 from jobs.command_line import EXIT_HELP, run_job
-from pipeline.segment.restore import find_product, list_versions, restore
+from pipeline.segment.nightly.restore import find_product, list_versions, restore
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from pipeline.raster.mosaic_layout import (
     PLAIN,
     MosaicLayout,
 )
-from pipeline.raster.ome_zarr import mosaic_attributes
+from pipeline.raster.zarrs.ome import mosaic_attributes
 from pipeline.storage import Folder, explained
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.errors import BlockError, SourceError, StorageError
 from pipeline.raster.window import Window
-from pipeline.raster.zarr_find import find_zarr
-from pipeline.raster.zarr_image import ZarrWish
+from pipeline.raster.zarrs.find import find_zarr
+from pipeline.raster.zarrs.image import ZarrWish
 from pipeline.report.pictures import SHADES_PX, Picture, data_uri, encode_png
 from pipeline.report.source_picture import NoPicture, stretched
 from pipeline.storage import join_url

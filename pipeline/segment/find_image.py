@@ -6,9 +6,9 @@ from pipeline.plane_config import as_wish
 from pipeline.raster.levels import LevelWish
 from pipeline.raster.slide import find_slide
 from pipeline.raster.source import FoundSource
-from pipeline.raster.zarr_find import find_zarr
-from pipeline.raster.zarr_image import ZarrWish
-from pipeline.raster.zarr_store import is_zarr
+from pipeline.raster.zarrs.find import find_zarr
+from pipeline.raster.zarrs.image import ZarrWish
+from pipeline.raster.zarrs.store import is_zarr
 from pipeline.storage import normalise_url, redact
 
 ONLY_FOR_IMAGES = ("level", "resolution", "um_per_px", "t", "z", "tissue")

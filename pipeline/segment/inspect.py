@@ -12,7 +12,7 @@ from deeplab_core.metadata import METADATA_NAME, CheckpointError, CheckpointMeta
 from pipeline.config import RegionSettings, RunConfig, SourceSettings
 from pipeline.errors import BlockError, ModelError, SettingsError, SourceError
 from pipeline.raster.bands import choose_bands
-from pipeline.raster.export_region import RegionWish, find_region
+from pipeline.raster.export.region import RegionWish, find_region
 from pipeline.raster.grid import Grid
 from pipeline.raster.region import Region
 from pipeline.raster.source import FoundSource, Pixels, RasterSource, SourceInfo, SourceSpec

@@ -14,8 +14,8 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from pipeline.config import RunConfig
 from pipeline.errors import Interrupted, SettingsError, StorageError, TerrazzoError
 from pipeline.raster.consolidate import consolidate
+from pipeline.raster.export.stac_item import write_stac_item
 from pipeline.raster.mosaic import Mosaic, create_mosaic
-from pipeline.raster.stac_item import write_stac_item
 from pipeline.report.page import write_report
 from pipeline.segment import overviews
 from pipeline.segment.audit import Audit, audit
@@ -23,13 +23,13 @@ from pipeline.segment.executor import Event, Executor, LocalExecutor
 from pipeline.segment.inspect import inspect
 from pipeline.segment.ledger import OVERVIEWS_KEY, Ledger, check_fingerprint, to_bytes
 from pipeline.segment.machine import this_machine
+from pipeline.segment.nightly.publish import find_changes, overviews_to_do, publish, read_changes, tidy
+from pipeline.segment.nightly.versions import Night
 from pipeline.segment.planned import PlannedRun, plan_document, plan_inspected
 from pipeline.segment.progress import Progress
-from pipeline.segment.publish import find_changes, overviews_to_do, publish, read_changes, tidy
 from pipeline.segment.resolve import Machine, share_out
 from pipeline.segment.signals import stop_on_signals
 from pipeline.segment.tally import Tally, make_report, seconds_per_crop
-from pipeline.segment.versions import Night
 from pipeline.segment.worker import BlockWorker
 from pipeline.storage import Folder, redact
 

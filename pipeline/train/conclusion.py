@@ -12,11 +12,11 @@ from deeplab_core.segmenter import Segmenter
 from pipeline.errors import StorageError
 from pipeline.storage import Folder, redact
 from pipeline.train.job import TrainJob
-from pipeline.train.precision import choose_device
 from pipeline.train.state import Position, StateStore, read_position, read_tensors
-from pipeline.train.tile_pictures import write_tile_pictures
-from pipeline.train.tile_segmenter import TileSegmenter
-from pipeline.train.validate import Validation, validate
+from pipeline.train.steps.precision import choose_device
+from pipeline.train.validation.tile_pictures import write_tile_pictures
+from pipeline.train.validation.tile_segmenter import TileSegmenter
+from pipeline.train.validation.validate import Validation, validate
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from deeplab_core.config import ModelConfig
 from pipeline.storage import Folder
 from pipeline.train.config import AugmentSettings, TrainSettings, ValidationSettings
-from pipeline.train.optimizer import OptimizerPlan
-from pipeline.train.samples import SampleSpec
-from pipeline.train.tile_segmenter import Inference
+from pipeline.train.samples.sample import SampleSpec
+from pipeline.train.steps.optimizer import OptimizerPlan
 from pipeline.train.tiles.statistics import TileStatistics
 from pipeline.train.tiles.tile_set import TileSet
+from pipeline.train.validation.tile_segmenter import Inference
 
 FREE_SETTINGS = (
     "workers",

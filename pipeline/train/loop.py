@@ -23,20 +23,20 @@ from deeplab_core.losses import build_loss
 from deeplab_core.segmenter import Segmenter
 from deeplab_core.sync_bn import convert_sync_batchnorm
 from pipeline.errors import Interrupted
-from pipeline.train.batches import BatchLoader
 from pipeline.train.board import open_board
 from pipeline.train.clock import Clock
-from pipeline.train.context import TrainContext
-from pipeline.train.ema import MovingAverage
 from pipeline.train.initial import initial_model
 from pipeline.train.job import TrainJob
-from pipeline.train.optimizer import build_optimizer, rate_factor, rate_growth, set_rates, warmup_of
-from pipeline.train.precision import choose_precision
 from pipeline.train.run_log import RunLog
+from pipeline.train.samples.batches import BatchLoader
 from pipeline.train.state import Position, read_position, read_tensors, write_state
-from pipeline.train.step import TrainingStep
+from pipeline.train.steps.ema import MovingAverage
+from pipeline.train.steps.optimizer import build_optimizer, rate_factor, rate_growth, set_rates, warmup_of
+from pipeline.train.steps.precision import choose_precision
+from pipeline.train.steps.step import TrainingStep
 from pipeline.train.telling import Teller
-from pipeline.train.validate import gathered, validate
+from pipeline.train.validation.validate import gathered, validate
+from pipeline.train.workers.context import TrainContext
 
 logger = logging.getLogger(__name__)
 

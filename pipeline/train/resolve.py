@@ -18,8 +18,8 @@ from pipeline.segment.resolve import Machine
 from pipeline.storage import Folder, normalise_url, redact
 from pipeline.train.config import SamplingSettings, TrainConfig, TrainSettings
 from pipeline.train.job import TrainJob
-from pipeline.train.optimizer import plan_optimizer
-from pipeline.train.samples import make_sampler
+from pipeline.train.samples.sample import make_sampler
+from pipeline.train.steps.optimizer import plan_optimizer
 from pipeline.train.tiles.index import load_tile_set
 from pipeline.train.tiles.statistics import training_statistics
 from pipeline.train.tiles.tile_set import TileSet

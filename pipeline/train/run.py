@@ -20,7 +20,7 @@ from pipeline.train.resolve import make_job
 from pipeline.train.run_log import read_log
 from pipeline.train.state import StateStore
 from pipeline.train.tiles.tile_set import TileSet
-from pipeline.train.workplace import compute_at_work, train_at_work
+from pipeline.train.workers.workplace import compute_at_work, train_at_work
 
 logger = logging.getLogger(__name__)
 

@@ -39,17 +39,17 @@ from pipeline.errors import Interrupted, StorageError, TerrazzoError
 from pipeline.segment.machine import this_machine
 from pipeline.segment.signals import stop_on_signals
 from pipeline.storage import credentials
-from pipeline.train.background import InBackground
 from pipeline.train.config import TrainConfig
-from pipeline.train.context import TrainContext
-from pipeline.train.desk import Desk, Word, heard
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
-from pipeline.train.ray_patience import patience
-from pipeline.train.ray_storage import ray_storage
 from pipeline.train.resolve import fit_to_cluster, worker_range
 from pipeline.train.state import StateStore
-from pipeline.train.watch import Watch
+from pipeline.train.workers.background import InBackground
+from pipeline.train.workers.context import TrainContext
+from pipeline.train.workers.desk import Desk, Word, heard
+from pipeline.train.workers.ray_patience import patience
+from pipeline.train.workers.ray_storage import ray_storage
+from pipeline.train.workers.watch import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SettingsError
-from pipeline.raster.export_file import put_in_place, workplace, writing
-from pipeline.raster.export_region import RegionWish, check_plane, find_region, outside
+from pipeline.raster.export.file import put_in_place, workplace, writing
+from pipeline.raster.export.region import RegionWish, check_plane, find_region, outside
 from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_STEPS, Mosaic
 from pipeline.raster.plane import Plane
 from pipeline.raster.region import Region

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from deeplab_core.metrics import ConfusionMatrix
 from pipeline.raster.window import Window
 from pipeline.train.tiles.tile_reader import IGNORE
-from pipeline.train.validation import TileScore
+from pipeline.train.validation.figures import TileScore
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from deeplab_core.config import ModelConfig
 from deeplab_core.model import build_model
 from deeplab_core.segmenter import Segmenter
 from pipeline.raster.window import Window
-from pipeline.train.augment import Crop
 from pipeline.train.baselines.judged import Judged
 from pipeline.train.baselines.settings import ScriptSettings
-from pipeline.train.precision import autocast, choose_precision
-from pipeline.train.samples import normalise, place_window
-from pipeline.train.tile_cache import TileCache
+from pipeline.train.samples.augment import Crop
+from pipeline.train.samples.sample import normalise, place_window
+from pipeline.train.samples.tile_cache import TileCache
+from pipeline.train.steps.precision import autocast, choose_precision
 from pipeline.train.tiles.statistics import TileStatistics
 from pipeline.train.tiles.tile_reader import IGNORE, TileReader
 from pipeline.train.tiles.tile_set import TileSet

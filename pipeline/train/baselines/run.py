@@ -27,15 +27,15 @@ from pipeline.train.baselines.judged import Judged, count, figures
 from pipeline.train.baselines.pixel_model import PixelModel, fit
 from pipeline.train.baselines.plain_script import learn, predict
 from pipeline.train.baselines.settings import BaselinesConfig, View
-from pipeline.train.precision import choose_device
 from pipeline.train.run import REPORT_KEY, SETTINGS_KEY
-from pipeline.train.samples import normalise
-from pipeline.train.tile_segmenter import Inference
+from pipeline.train.samples.sample import normalise
+from pipeline.train.steps.precision import choose_device
 from pipeline.train.tiles.index import load_tile_set
 from pipeline.train.tiles.statistics import TileStatistics, training_statistics
 from pipeline.train.tiles.tile_reader import IGNORE, TileReader
 from pipeline.train.tiles.tile_set import TileSet
-from pipeline.train.validate import validate
+from pipeline.train.validation.tile_segmenter import Inference
+from pipeline.train.validation.validate import validate
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.errors import MismatchError, SettingsError, StorageError
 from pipeline.raster.consolidate import consolidate
-from pipeline.raster.export import export_cog
+from pipeline.raster.export.cog import export_cog
 from pipeline.raster.mosaic import create_mosaic
 from pipeline.report.evaluation import REPORT_KEY, write_evaluation_report
 from pipeline.report.page import PAGE_KEY

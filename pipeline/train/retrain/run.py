@@ -20,16 +20,16 @@ from pipeline.segment.inspect import read_model
 from pipeline.segment.ledger import fingerprint, to_bytes
 from pipeline.storage import Folder, redact
 from pipeline.train.job import TrainJob
-from pipeline.train.precision import choose_device
 from pipeline.train.resolve import make_job
 from pipeline.train.retrain.config import RetrainConfig
 from pipeline.train.retrain.intake import Intake, contents, sort_tiles
 from pipeline.train.retrain.verdict import Figures, Verdict, judge
 from pipeline.train.run import train
+from pipeline.train.steps.precision import choose_device
 from pipeline.train.tiles.index import look_at_tiles
 from pipeline.train.tiles.tile_set import TileSet
-from pipeline.train.validate import validate
-from pipeline.train.workplace import compute_at_work
+from pipeline.train.validation.validate import validate
+from pipeline.train.workers.workplace import compute_at_work
 
 logger = logging.getLogger(__name__)
 

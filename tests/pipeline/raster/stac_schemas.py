@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from pipeline.raster.stac_item import EXTENSIONS
+from pipeline.raster.export.stac_item import EXTENSIONS
 
 Schema = dict[str, Any]
 

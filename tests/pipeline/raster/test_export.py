@@ -16,8 +16,8 @@ from rasterio.enums import ColorInterp
 from rio_cogeo import cog_validate
 
 from pipeline.errors import SettingsError, StorageError
-from pipeline.raster import export
-from pipeline.raster.export import export_cog
+from pipeline.raster.export import cog as export
+from pipeline.raster.export.cog import export_cog
 from pipeline.raster.mosaic import Mosaic, MosaicWriter, create_mosaic
 from pipeline.raster.window import Window
 from pipeline.storage import Folder, read_url
@@ -308,7 +308,7 @@ class TestRefusals:
 MEASURE = """
 import sys
 from pathlib import Path
-from pipeline.raster.export import export_cog
+from pipeline.raster.export.cog import export_cog
 def peak():  # not getrusage: its peak is inherited from the process that started this one
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))

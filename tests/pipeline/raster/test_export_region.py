@@ -10,8 +10,8 @@ from rasterio.features import geometry_mask
 from rio_cogeo import cog_validate
 
 from pipeline.errors import SettingsError
-from pipeline.raster.export import export_cog
-from pipeline.raster.export_region import RegionWish, check_plane, parse_region
+from pipeline.raster.export.cog import export_cog
+from pipeline.raster.export.region import RegionWish, check_plane, parse_region
 from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.plane import Plane
 from pipeline.raster.window import Window

@@ -10,9 +10,9 @@ import zarr
 from affine import Affine
 
 from pipeline.errors import SettingsError, StorageError
+from pipeline.raster.export.ome_labels import export_labels, export_labels_into
 from pipeline.raster.grid import Grid
-from pipeline.raster.ome_labels import export_labels, export_labels_into
-from pipeline.raster.ome_zarr import parse_image
+from pipeline.raster.zarrs.ome import parse_image
 from pipeline.segment.overviews import OverviewWorker, create_overviews, rounds, tasks
 from pipeline.storage import Folder
 from tests.pipeline.raster.mosaics import make_contents

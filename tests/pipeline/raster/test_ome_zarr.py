@@ -10,8 +10,8 @@ from affine import Affine
 from pipeline.errors import SourceError
 from pipeline.raster.grid import Grid
 from pipeline.raster.mosaic import Mosaic, MosaicLayout, create_mosaic
-from pipeline.raster.ome_zarr import is_ome, mosaic_attributes, parse_image
 from pipeline.raster.plane import Stack, StackAxis
+from pipeline.raster.zarrs.ome import is_ome, mosaic_attributes, parse_image
 from pipeline.storage import Folder
 from tests.pipeline.raster.zarrs import multiscales
 

@@ -10,9 +10,9 @@ import shapely
 from affine import Affine
 from pyproj import CRS, Transformer
 
-from pipeline.raster.export import export_cog
+from pipeline.raster.export.cog import export_cog
+from pipeline.raster.export.stac_item import EXTENSIONS, footprint, write_stac_item
 from pipeline.raster.grid import Grid
-from pipeline.raster.stac_item import EXTENSIONS, footprint, write_stac_item
 from pipeline.storage import Folder
 from tests.pipeline.raster.mosaics import ROTATED, make_contents
 from tests.pipeline.raster.stac_schemas import check_extensions

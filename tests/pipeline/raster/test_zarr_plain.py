@@ -16,8 +16,8 @@ from pipeline.errors import SettingsError, SourceError
 from pipeline.raster.levels import LevelWish
 from pipeline.raster.plane import Plane
 from pipeline.raster.window import Window
-from pipeline.raster.zarr_find import find_zarr
-from pipeline.raster.zarr_image import ZarrWish
+from pipeline.raster.zarrs.find import find_zarr
+from pipeline.raster.zarrs.image import ZarrWish
 from tests.pipeline.raster.zarrs import smooth
 
 HEIGHT, WIDTH = 40, 60

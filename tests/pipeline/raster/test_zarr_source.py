@@ -15,9 +15,9 @@ from pipeline.raster.levels import LevelWish
 from pipeline.raster.plane import Plane
 from pipeline.raster.source import StackSource
 from pipeline.raster.window import Window
-from pipeline.raster.zarr_find import find_zarr
-from pipeline.raster.zarr_image import ZarrWish
-from pipeline.raster.zarr_store import is_zarr
+from pipeline.raster.zarrs.find import find_zarr
+from pipeline.raster.zarrs.image import ZarrWish
+from pipeline.raster.zarrs.store import is_zarr
 from pipeline.storage import Folder
 from tests.pipeline.raster.zarrs import smooth, write_ome
 

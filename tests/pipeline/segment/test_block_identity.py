@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.segment.block_identity import BlockIdentities, Reason, compare
+from pipeline.segment.nightly.block_identity import BlockIdentities, Reason, compare
 
 FIELDS = {
     "model": {"sha256": "aa"},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.segment.publish import LOCAL_TASKS
+from pipeline.segment.nightly.publish import LOCAL_TASKS
 from pipeline.storage import Folder
 from tests.pipeline.segment.nights import GRID, PX, Product, computed
 
@@ -43,7 +43,7 @@ def test_workers_compare_what_one_process_would(model, other_model, tmp_path, mo
     assert layer, "a layer without a changed pixel shows nothing"
 
     # The same night again beside it, compared in this process, from the same first version.
-    monkeypatch.setattr("pipeline.segment.publish.LOCAL_TASKS", BLOCKS)
+    monkeypatch.setattr("pipeline.segment.nightly.publish.LOCAL_TASKS", BLOCKS)
     first = report["incremental"]["previous"]
     alone = dict(changed) | {"output": changed["output"] | {"url": f"{tmp_path}/alone"}}
     alone["incremental"] = {"change_layer": True, "previous": f"{product.folder.url}/versions/{first}"}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pipeline.raster.region import Region
 from pipeline.raster.window import Window
 from pipeline.segment import overviews
-from pipeline.segment.copy_blocks import _objects_of, copied_record, touched_squares
 from pipeline.segment.lattice import Lattice
+from pipeline.segment.nightly.copy_blocks import _objects_of, copied_record, touched_squares
 from pipeline.segment.plan import Plan
 from tests.pipeline.segment.nights import GRID, Product, array_objects
 

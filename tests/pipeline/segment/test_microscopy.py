@@ -10,9 +10,9 @@ import zarr
 
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
+from pipeline.raster.export.ome_labels import export_labels_into
 from pipeline.raster.mosaic import Mosaic
-from pipeline.raster.ome_labels import export_labels_into
-from pipeline.raster.ome_zarr import parse_image
+from pipeline.raster.zarrs.ome import parse_image
 from pipeline.segment.run import plan_only, segment
 from pipeline.storage import Folder
 from tests.pipeline.raster.conftest import SHARED_DATA

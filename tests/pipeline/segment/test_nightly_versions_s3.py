@@ -115,7 +115,7 @@ def test_who_was_overtaken_leaves_latest_json_alone(s3_bucket, model, monkeypatc
 
 def test_a_store_that_repeats_a_request_does_not_refuse_its_own_pointer(s3_bucket, model, monkeypatch):
     """The first answer was lost, the repeated request finds the pointer there already: it was us."""
-    from pipeline.segment import publish
+    from pipeline.segment.nightly import publish
 
     product = Product(s3_bucket.url, str(model))
 

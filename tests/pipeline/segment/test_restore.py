@@ -11,7 +11,7 @@ from jobs.nightly_versions import main
 from pipeline.errors import MismatchError
 from pipeline.latest import read_pointer, switch_pointer
 from pipeline.raster.mosaic import Mosaic
-from pipeline.segment import restore as restoring
+from pipeline.segment.nightly import restore as restoring
 from tests.pipeline.segment.nights import Product, computed
 
 RUIN = "v-0123456789abcdef"

@@ -16,7 +16,7 @@ from pipeline.raster.mosaic import Mosaic
 from pipeline.segment import run
 from pipeline.segment.audit import audit_stored
 from pipeline.segment.each import one_config_each
-from pipeline.segment.nightly_rules import missing_of
+from pipeline.segment.nightly.rules import missing_of
 from pipeline.segment.plan_table import plan_table
 from pipeline.segment.run import plan_only, segment
 from pipeline.settings import load_settings
@@ -380,8 +380,8 @@ def test_a_vrt_hides_its_files(model, tmp_path):
 def test_files_that_do_not_say_when_they_changed_are_refused(product):
     from dataclasses import replace
 
-    from pipeline.segment import nightly_rules
     from pipeline.segment.inspect import inspect
+    from pipeline.segment.nightly import rules as nightly_rules
 
     inspection = inspect(RunConfig.model_validate(product.document()))
     silent = [replace(one, etag=None, modified=None) for one in inspection.source.identities]

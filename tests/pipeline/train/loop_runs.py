@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from pipeline.train.context import LocalContext
 from pipeline.train.job import TrainJob
-from pipeline.train.local_workers import train_here, train_in_processes
 from pipeline.train.run_log import read_log
 from pipeline.train.state import Position, StateStore, read_position, read_tensors
+from pipeline.train.workers.context import LocalContext
+from pipeline.train.workers.local_workers import train_here, train_in_processes
 from tests.pipeline.train.small_tiles import job_of, settings
 
 CPU = torch.device("cpu")

@@ -17,12 +17,12 @@ from deeplab_core.config import ModelConfig
 from pipeline.errors import Interrupted
 from pipeline.train import trainer
 from pipeline.train.config import TrainConfig
-from pipeline.train.context import LocalContext, TrainContext
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
-from pipeline.train.optimizer import plan_optimizer
 from pipeline.train.state import StateStore, read_tensors
+from pipeline.train.steps.optimizer import plan_optimizer
 from pipeline.train.tiles.statistics import TileStatistics
+from pipeline.train.workers.context import LocalContext, TrainContext
 from tests.pipeline.segment.scene import BANDS, MEAN, STD
 from tests.pipeline.train.labelled_scene import CLASSES, make_tile, tile_set
 

@@ -6,8 +6,8 @@ import torch
 from torchvision import tv_tensors
 
 from pipeline.raster.window import Window
-from pipeline.train.augment import Change, Crop, apply_change, draw_change, draw_scale, resize_crop
 from pipeline.train.config import AugmentSettings
+from pipeline.train.samples.augment import Change, Crop, apply_change, draw_change, draw_scale, resize_crop
 
 SIDE = 33
 STILL = AugmentSettings(flips=False, quarter_turns=False, brightness=0, contrast=0)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.train.desk import Desk, heard
-from pipeline.train.watch import Watch
+from pipeline.train.workers.desk import Desk, heard
+from pipeline.train.workers.watch import Watch
 
 
 def handle_on(desk):

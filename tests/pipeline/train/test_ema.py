@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.train.ema import MovingAverage
+from pipeline.train.steps.ema import MovingAverage
 from tests.deeplab_core.tiny_segmenter import TinySegmenter
 
 

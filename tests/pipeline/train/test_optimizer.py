@@ -7,7 +7,7 @@ from torch import nn
 from deeplab_core import ModelConfig, build_model
 from deeplab_core.schedule import PolySchedule
 from pipeline.train.config import TrainSettings
-from pipeline.train.optimizer import (
+from pipeline.train.steps.optimizer import (
     build_optimizer,
     plan_optimizer,
     rate_factor,

@@ -38,8 +38,8 @@ EVERYTHING_RANDOM = {"aspp_dropout": 0.5}
 KILLED = """
 import os, signal, sys, json, threading
 from tests.pipeline.train.small_tiles import job_of
-from pipeline.train.local_workers import train_here
-from pipeline.train import step
+from pipeline.train.workers.local_workers import train_here
+from pipeline.train.steps import step
 
 job = job_of(json.loads(sys.argv[1]))
 run = step.TrainingStep.run

@@ -106,7 +106,9 @@ def test_a_run_killed_before_its_report_only_reports(finished, monkeypatch):
     """The last state is there: nothing is trained again."""
     document, output, report = finished
     (Path(f"{output}.run") / "report.json").unlink()
-    monkeypatch.setattr("pipeline.train.workplace.train_here", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "pipeline.train.workers.workplace.train_here", lambda *_: pytest.fail("trained again")
+    )
     again = train(config_of(document))
     assert again["sha256"] == report["sha256"]
     assert again["miou"] == report["miou"]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SettingsError
-from pipeline.train.batches import parts_of_step
-from pipeline.train.sampler import Sampler
+from pipeline.train.samples.batches import parts_of_step
+from pipeline.train.samples.sampler import Sampler
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
-from pipeline.train.batches import BatchLoader
-from pipeline.train.positions import CELL_PX, find_positions
-from pipeline.train.samples import SampleSource, normalise, place_window
-from pipeline.train.tile_cache import TileCache, cut
+from pipeline.train.samples.batches import BatchLoader
+from pipeline.train.samples.positions import CELL_PX, find_positions
+from pipeline.train.samples.sample import SampleSource, normalise, place_window
+from pipeline.train.samples.tile_cache import TileCache, cut
 from pipeline.train.tiles.tile_reader import LabelledPixels, TileReader
 from tests.pipeline.train.small_tiles import job_of, settings, write_tiles
 
@@ -116,8 +116,8 @@ def test_normalising_leaves_the_mean_and_no_label_where_there_is_no_data():
 
 @pytest.mark.parametrize("largest", [1 << 30, 4000])
 def test_positions_lie_where_their_class_is(largest, monkeypatch):
-    monkeypatch.setattr("pipeline.train.positions.LARGEST_SCAN_PIXELS", largest)
-    monkeypatch.setattr("pipeline.train.positions.PROBE_PX", 32)
+    monkeypatch.setattr("pipeline.train.samples.positions.LARGEST_SCAN_PIXELS", largest)
+    monkeypatch.setattr("pipeline.train.samples.positions.PROBE_PX", 32)
     labels_HW = np.full((150, 200), 255, np.uint8)
     labels_HW[20:70, 30:140] = 0
     labels_HW[100:104, 150:155] = 2

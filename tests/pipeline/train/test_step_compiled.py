@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.train.local_workers import train_here, train_in_processes
 from pipeline.train.state import StateStore, read_tensors
+from pipeline.train.workers.local_workers import train_here, train_in_processes
 from tests.pipeline.train.small_tiles import job_of, settings, write_tiles
 
 pytestmark = [

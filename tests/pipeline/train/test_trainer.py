@@ -15,8 +15,8 @@ from ray.train import WorkerGroupError
 from pipeline.errors import Interrupted, SettingsError, StorageError, TerrazzoError
 from pipeline.storage import Folder
 from pipeline.train import trainer
-from pipeline.train.ray_storage import ray_storage
 from pipeline.train.trainer import train_on_ray
+from pipeline.train.workers.ray_storage import ray_storage
 from tests.pipeline.train.ray_job import STEPS, job_of, settings, train_in_process, weights
 from tests.pipeline.train.ray_runs import (
     assert_equal,

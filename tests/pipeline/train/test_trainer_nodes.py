@@ -14,11 +14,11 @@ import yaml
 from pipeline.settings import load_settings
 from pipeline.storage import Folder
 from pipeline.train import conclusion
-from pipeline.train.optimizer import rate_factor, warmup_of
 from pipeline.train.retrain import run as retrain_run
 from pipeline.train.retrain.config import RetrainConfig
 from pipeline.train.run_log import read_log
 from pipeline.train.state import StateStore
+from pipeline.train.steps.optimizer import rate_factor, warmup_of
 from pipeline.train.trainer import compute_on_ray
 from tests.pipeline.train.ray_job import STEPS, job_of, settings, weights
 from tests.pipeline.train.ray_runs import (

@@ -24,10 +24,10 @@ from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.window import Window
 from pipeline.segment.run import segment
 from pipeline.storage import Folder
-from pipeline.train.tile_pictures import PICTURE_PX, color_bands, write_tile_pictures
-from pipeline.train.tile_segmenter import Inference, TileSegmenter
-from pipeline.train.validate import Piece, choose_tiles, gathered, share, validate
-from pipeline.train.validation import TileScore, Validation
+from pipeline.train.validation.figures import TileScore, Validation
+from pipeline.train.validation.tile_pictures import PICTURE_PX, color_bands, write_tile_pictures
+from pipeline.train.validation.tile_segmenter import Inference, TileSegmenter
+from pipeline.train.validation.validate import Piece, choose_tiles, gathered, share, validate
 from tests.deeplab_core.tiny_segmenter import TinySegmenter
 from tests.pipeline.segment.scene import CROPS, MEAN, STD, settings, write_model
 from tests.pipeline.train.labelled_scene import CLASSES, COLORS, make_tile, tile_set
@@ -288,8 +288,8 @@ def test_bands_are_shown_in_their_own_colours(bands, chosen):
 MEASURE = """
 import pickle, re, sys
 import torch
-from pipeline.train.tile_segmenter import Inference
-from pipeline.train.validate import validate
+from pipeline.train.validation.tile_segmenter import Inference
+from pipeline.train.validation.validate import validate
 from tests.deeplab_core.tiny_segmenter import TinySegmenter
 with open(sys.argv[1], "rb") as file:
     tiles = pickle.load(file)

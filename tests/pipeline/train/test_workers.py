@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import Interrupted
 from pipeline.train.initial import initial_model
-from pipeline.train.local_workers import train_in_processes
+from pipeline.train.workers.local_workers import train_in_processes
 from tests.pipeline.train.loop_runs import (
     CALM,
     TEN_STEPS,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.segment.machine import this_machine
-from pipeline.train.ray_patience import VARIABLE, patience
 from pipeline.train.resolve import fit_to_cluster, worker_range
-from pipeline.train.workplace import compute_at_work, uses_ray
+from pipeline.train.workers.ray_patience import VARIABLE, patience
+from pipeline.train.workers.workplace import compute_at_work, uses_ray
 from tests.pipeline.train.ray_job import job_of, settings
 
 

@@ -15,7 +15,7 @@ from rasterio.features import rasterize
 from shapely.geometry import shape
 
 from pipeline.errors import SettingsError, StorageError
-from pipeline.raster.export_region import RegionWish
+from pipeline.raster.export.region import RegionWish
 from pipeline.raster.grid import Grid
 from pipeline.raster.mosaic import MosaicWriter, create_mosaic
 from pipeline.raster.vectors.export import PolygonWish, export_polygons

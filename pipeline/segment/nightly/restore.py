@@ -12,7 +12,7 @@ from pipeline.errors import MismatchError, StorageError
 from pipeline.latest import POINTER_KEY, Pointer, Published, is_pointer, read_pointer, switch_pointer
 from pipeline.raster.mosaic import Mosaic, array_names
 from pipeline.segment.ledger import Ledger
-from pipeline.segment.prune import VERSIONS, versions_of
+from pipeline.segment.nightly.prune import VERSIONS, versions_of
 from pipeline.storage import Folder, normalise_url, redact, split_url
 
 MOST_NAMED = 10

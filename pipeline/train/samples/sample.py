@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pipeline.raster.window import Window
-from pipeline.train.augment import Crop, apply_change, draw_change, draw_scale, resize_crop
 from pipeline.train.config import AugmentSettings
-from pipeline.train.sampler import Sampler
-from pipeline.train.tile_cache import TileCache
+from pipeline.train.samples.augment import Crop, apply_change, draw_change, draw_scale, resize_crop
+from pipeline.train.samples.sampler import Sampler
+from pipeline.train.samples.tile_cache import TileCache
 from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tiles.tile_set import TileSet
 

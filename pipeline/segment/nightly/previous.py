@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.raster.mosaic import Mosaic, array_names
-from pipeline.segment.block_identity import FILES, SOURCE, BlockIdentities, Reason
 from pipeline.segment.ledger import OVERVIEWS_KEY, Ledger
+from pipeline.segment.nightly.block_identity import FILES, SOURCE, BlockIdentities, Reason
 from pipeline.segment.overviews import factors
 from pipeline.segment.plan import Plan
 from pipeline.storage import Folder, redact, split_url

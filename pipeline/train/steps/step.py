@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 
 from deeplab_core.losses import SegmentationLoss
 from deeplab_core.segmenter import Segmenter
-from pipeline.train.batches import Batch
 from pipeline.train.clock import Clock
-from pipeline.train.precision import Precision, autocast, make_scaler
+from pipeline.train.samples.batches import Batch
+from pipeline.train.steps.precision import Precision, autocast, make_scaler
 from pipeline.train.tiles.tile_reader import IGNORE
 
 

@@ -24,9 +24,9 @@ from pipeline.raster.grid import Grid
 from pipeline.raster.halve import majority
 from pipeline.raster.levels import MICROMETRES
 from pipeline.raster.mosaic import CHUNK_PX, Mosaic, MosaicLayout
-from pipeline.raster.ome_zarr import KINDS, OmeImage, mosaic_attributes, parse_image
 from pipeline.raster.plane import planes
 from pipeline.raster.window import Window
+from pipeline.raster.zarrs.ome import KINDS, OmeImage, mosaic_attributes, parse_image
 from pipeline.storage import Folder, explained, normalise_url, redact
 
 MARK = "terrazzo"

@@ -12,14 +12,14 @@ from pipeline.config import IncrementalSettings
 from pipeline.errors import MismatchError, StorageError
 from pipeline.latest import POINTER_KEY, Pointer, read_pointer, switch_pointer
 from pipeline.raster.consolidate import consolidate
-from pipeline.segment import change
-from pipeline.segment.copy_blocks import copy_overviews
 from pipeline.segment.executor import Event, Executor, Finished, GivenUp, LocalExecutor
 from pipeline.segment.ledger import to_bytes
+from pipeline.segment.nightly import change
+from pipeline.segment.nightly.copy_blocks import copy_overviews
+from pipeline.segment.nightly.previous import Previous, touched_blocks
+from pipeline.segment.nightly.prune import prune
+from pipeline.segment.nightly.versions import Night, version_name
 from pipeline.segment.planned import PlannedRun
-from pipeline.segment.previous import Previous, touched_blocks
-from pipeline.segment.prune import prune
-from pipeline.segment.versions import Night, version_name
 from pipeline.storage import redact
 
 logger = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from pipeline import errors
 from pipeline.errors import Interrupted, TerrazzoError
-from pipeline.train.context import LocalContext, Stop
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
 from pipeline.train.state import StateStore
+from pipeline.train.workers.context import LocalContext, Stop
 
 POLL_S = 0.5
 COLLECTIVE_TIMEOUT_S = 1800

@@ -4,7 +4,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import MismatchError, SettingsError, SourceError
 from pipeline.segment.find_source import single_raster
 from pipeline.segment.inspect import Inspection
-from pipeline.segment.previous import Previous
+from pipeline.segment.nightly.previous import Previous
 from pipeline.source_config import GridSettings
 
 MOST_NAMED = 5

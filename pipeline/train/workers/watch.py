@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from pipeline.train.desk import Word
+from pipeline.train.workers.desk import Word
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from pipeline.raster.window import Window
 from pipeline.report.pictures import encode_png, safe_color
 from pipeline.report.source_picture import COLOR_NAMES, stretched
 from pipeline.storage import Folder
-from pipeline.train.tile_segmenter import Judged, TileSegmenter, on_lattice
 from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tiles.tile_set import Tile, TileSet
-from pipeline.train.validation import TileScore, Validation
+from pipeline.train.validation.figures import TileScore, Validation
+from pipeline.train.validation.tile_segmenter import Judged, TileSegmenter, on_lattice
 
 PICTURE_PX = 384
 """Longest side of a picture; pixels are shown as they are, one by one."""

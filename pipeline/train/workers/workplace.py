@@ -10,8 +10,8 @@ from typing import TypeVar
 from pipeline.segment.signals import stop_on_signals
 from pipeline.train.config import TrainConfig
 from pipeline.train.job import TrainJob
-from pipeline.train.local_workers import train_here, train_in_processes
 from pipeline.train.resolve import worker_range
+from pipeline.train.workers.local_workers import train_here, train_in_processes
 
 Answer = TypeVar("Answer")
 

@@ -16,8 +16,8 @@ from pipeline.raster.mosaic import CHUNK_PX
 from pipeline.raster.window import Window
 from pipeline.segment import overviews
 from pipeline.segment.ledger import Ledger, Record
+from pipeline.segment.nightly.previous import Previous
 from pipeline.segment.plan import Block, Plan
-from pipeline.segment.previous import Previous
 from pipeline.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.loading_processes import ProcessSource
-from pipeline.train.samples import Sample, SampleSource, SampleSpec
+from pipeline.train.samples.loading_processes import ProcessSource
+from pipeline.train.samples.sample import Sample, SampleSource, SampleSpec
 
 AHEAD_BYTES = 512 << 20
 """Memory for samples that wait for the network."""

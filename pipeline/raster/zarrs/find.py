@@ -9,15 +9,15 @@ import zarr
 
 from pipeline.errors import SourceError
 from pipeline.raster.levels import Level, choose_level
-from pipeline.raster.ome_zarr import first_series, is_ome, parse_image
 from pipeline.raster.plane import Stack
 from pipeline.raster.source import MAX_BANDS, BandInfo, Identity, SourceInfo
 from pipeline.raster.window import Window
-from pipeline.raster.zarr_arrays import BandPlace
-from pipeline.raster.zarr_image import ZarrImage, ZarrWish
-from pipeline.raster.zarr_plain import lone_array, plain_image
-from pipeline.raster.zarr_source import ZarrSpec
-from pipeline.raster.zarr_store import array_at, identify_array, open_node
+from pipeline.raster.zarrs.arrays import BandPlace
+from pipeline.raster.zarrs.image import ZarrImage, ZarrWish
+from pipeline.raster.zarrs.ome import first_series, is_ome, parse_image
+from pipeline.raster.zarrs.plain import lone_array, plain_image
+from pipeline.raster.zarrs.source import ZarrSpec
+from pipeline.raster.zarrs.store import array_at, identify_array, open_node
 from pipeline.storage import join_url, normalise_url, redact, split_url
 
 logger = logging.getLogger(__name__)

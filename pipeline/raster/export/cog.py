@@ -24,13 +24,13 @@ from rasterio.windows import Window as RasterioWindow
 
 from pipeline.errors import SettingsError
 from pipeline.raster.category_names import class_table, replace_sidecar
-from pipeline.raster.export_file import put_in_place, workplace, writing
-from pipeline.raster.export_region import RegionWish, check_plane, find_region, outside
+from pipeline.raster.export.file import put_in_place, workplace, writing
+from pipeline.raster.export.region import RegionWish, check_plane, find_region, outside
+from pipeline.raster.export.stac_item import add_export
 from pipeline.raster.grid import Grid
 from pipeline.raster.mosaic import CHUNK_PX, CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic, MosaicLayout
 from pipeline.raster.plane import Plane
 from pipeline.raster.region import Region
-from pipeline.raster.stac_item import add_export
 from pipeline.raster.window import Window
 from pipeline.storage import normalise_url, redact
 

@@ -23,10 +23,10 @@ from deeplab_core.segmenter import Segmenter
 from pipeline.errors import ModelError, SettingsError
 from pipeline.raster.window import Window
 from pipeline.segment.lattice import Lattice
-from pipeline.train.tile_segmenter import Inference, Judged, TileSegmenter, on_lattice
 from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tiles.tile_set import Tile, TileSet
-from pipeline.train.validation import TileScore, Validation
+from pipeline.train.validation.figures import TileScore, Validation
+from pipeline.train.validation.tile_segmenter import Inference, Judged, TileSegmenter, on_lattice
 
 __all__ = ["Validation", "choose_tiles", "gathered", "validate"]
 

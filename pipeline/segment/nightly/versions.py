@@ -24,14 +24,14 @@ from pipeline.config import RunConfig
 from pipeline.errors import MismatchError
 from pipeline.latest import Published, is_pointer, read_pointer
 from pipeline.raster.source import FoundMany, Identity
-from pipeline.segment.block_identity import BlockIdentities, Comparison, Reason, compare
-from pipeline.segment.copy_blocks import copy_blocks
 from pipeline.segment.inspect import Inspection
 from pipeline.segment.ledger import PLAN_KEY, to_bytes
-from pipeline.segment.nightly_rules import check_nightly
+from pipeline.segment.nightly.block_identity import BlockIdentities, Comparison, Reason, compare
+from pipeline.segment.nightly.copy_blocks import copy_blocks
+from pipeline.segment.nightly.previous import IDENTITIES_KEY, Previous
+from pipeline.segment.nightly.prune import VERSIONS, versions_of
+from pipeline.segment.nightly.rules import check_nightly
 from pipeline.segment.planned import PlannedRun, plan_document
-from pipeline.segment.previous import IDENTITIES_KEY, Previous
-from pipeline.segment.prune import VERSIONS, versions_of
 from pipeline.storage import Folder, normalise_url, redact
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pipeline.raster.grid import Grid
 from pipeline.raster.levels import LevelWish
 from pipeline.raster.plane import PlaneWish, Stack
 from pipeline.raster.source import BandInfo
-from pipeline.raster.zarr_arrays import BandPlace
+from pipeline.raster.zarrs.arrays import BandPlace
 
 
 @dataclass(frozen=True)

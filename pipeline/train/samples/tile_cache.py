@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
-from pipeline.train.positions import Positions, find_positions
+from pipeline.train.samples.positions import Positions, find_positions
 from pipeline.train.tiles.tile_reader import IGNORE, LabelledPixels, TileReader
 from pipeline.train.tiles.tile_set import Tile
 

@@ -17,7 +17,7 @@ from pyproj.exceptions import CRSError
 
 from pipeline.errors import SourceError
 from pipeline.raster.grid import IDENTITY, Grid
-from pipeline.raster.zarr_arrays import dimension_names, scaling_of
+from pipeline.raster.zarrs.arrays import dimension_names, scaling_of
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from pipeline.errors import StorageError
-from pipeline.train.samples import Sample, SampleSource, SampleSpec
+from pipeline.train.samples.sample import Sample, SampleSource, SampleSpec
 
 
 class ProcessSource:

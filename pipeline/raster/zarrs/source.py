@@ -20,7 +20,7 @@ from pipeline.raster.gdal_bands import has_data, working_dtype
 from pipeline.raster.plane import Plane, Stack
 from pipeline.raster.source import Pixels, SourceInfo
 from pipeline.raster.window import Window
-from pipeline.raster.zarr_arrays import BandPlace
+from pipeline.raster.zarrs.arrays import BandPlace
 from pipeline.storage import Folder, explained, join_url, redact
 
 READS_AT_ONCE = 2

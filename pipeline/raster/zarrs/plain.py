@@ -14,7 +14,7 @@ from pipeline.raster.grid import Grid
 from pipeline.raster.levels import Level, choose_level
 from pipeline.raster.plane import Stack, StackAxis, choose_planes
 from pipeline.raster.source import BandInfo
-from pipeline.raster.zarr_arrays import (
+from pipeline.raster.zarrs.arrays import (
     BandPlace,
     channel_names,
     dimension_names,
@@ -23,9 +23,9 @@ from pipeline.raster.zarr_arrays import (
     raster_arrays,
     scaling_of,
 )
-from pipeline.raster.zarr_grid import grid_of
-from pipeline.raster.zarr_image import ZarrImage, ZarrWish
-from pipeline.raster.zarr_store import array_at, member
+from pipeline.raster.zarrs.grid import grid_of
+from pipeline.raster.zarrs.image import ZarrImage, ZarrWish
+from pipeline.raster.zarrs.store import array_at, member
 from pipeline.storage import explained, redact
 
 Arrays = Mapping[str, "zarr.Array[Any]"]

@@ -1,0 +1,1 @@
+"""What users take away from a mosaic: COG, OME labels, a STAC item."""

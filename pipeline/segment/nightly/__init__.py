@@ -1,0 +1,1 @@
+"""A new version of a mosaic every night: unchanged blocks copied, the rest computed, then published."""

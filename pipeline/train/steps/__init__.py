@@ -1,0 +1,1 @@
+"""One optimiser step: rates, number formats, the moving average."""
