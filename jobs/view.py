@@ -4,6 +4,7 @@ python jobs/view.py --mosaic scene.zarr
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -33,7 +34,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; being interrupted is how it ends."""
+    """Serve until interrupted, by Ctrl+C or SIGTERM; being interrupted is how it ends."""
     options = parse(arguments)
 
     def job() -> dict[str, Any]:
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with closing(viewer), _server(viewer, options.port) as server:
             sys.stdout.write(f"http://127.0.0.1:{server.server_port}/\n")
             sys.stdout.flush()
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
                 server.serve_forever()
             except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The map from the command line: told where it is, ended by Ctrl+C, refused in a sentence."""
+"""The map from the command line: told where it is, ended by a signal, refused in a sentence."""
 
 import os
 import signal
@@ -24,6 +24,7 @@ def mosaic(tmp_path):
 
 
 def test_it_says_where_it_is_serves_and_ends_when_told(mosaic, tmp_path):
+    # By SIGTERM: a shell that starts the tests in the background has them ignore Ctrl+C.
     command = [sys.executable, ROOT / "jobs" / "view.py", "--mosaic", mosaic]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as served:
         try:
@@ -31,7 +32,7 @@ def test_it_says_where_it_is_serves_and_ends_when_told(mosaic, tmp_path):
             with urlopen(address, timeout=60) as page:  # noqa: S310 - a loopback address of ours
                 assert b"land.zarr" in page.read()
         finally:
-            os.kill(served.pid, signal.SIGINT)
+            os.kill(served.pid, signal.SIGTERM)
         assert served.wait(60) == 0
 
 
