@@ -63,7 +63,7 @@ def test_a_file_of_settings_serves_as_well(pair, tmp_path, capsys):
     [
         (["--labels", "x.tif", "--output", "o"], "mosaic must be given"),
         (["--mosaic", "/absent/m", "--labels", "x", "--output", "o"], "there must be a mosaic at /absent/m"),
-        (["--mosaic", "m", "--output", "o"], "labels must be given"),
+        (["--mosaic", "m", "--output", "o"], "labels.urls must be given"),
         (["--mosaic", "m", "--labels", "l", "--set", "labels.valeus={1: a}"], "'labels.values'"),
         (
             ["--mosaic", "m", "--labels", "l", "--output", "o", "--set", "area.cluster_px=100"],
