@@ -61,11 +61,11 @@ def test_a_library_may_not_take_sigterm_away():
 
 def test_a_library_keeps_sigterm_where_it_would_only_kill():
     """Ray's own handler ends Ray's processes; the default would leave them."""
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     theirs = lambda *_: None  # noqa: E731 - any handler
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an earlier test may have started Ray here
     try:
         with sigterm_kept():
             signal.signal(signal.SIGTERM, theirs)
         assert signal.getsignal(signal.SIGTERM) is theirs
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
