@@ -18,6 +18,7 @@ from safetensors.torch import load as parse_weights
 from safetensors.torch import save as serialise_weights
 from torch import Tensor
 
+from deeplab_core.calibration import split_calibration
 from deeplab_core.class_colors import class_colors
 from deeplab_core.metadata import (
     METADATA_NAME,
@@ -44,7 +45,7 @@ def save_checkpoint(  # noqa: PLR0913 - a checkpoint says many things, all by na
     metrics: Mapping[str, Any] | None = None,
     write_bytes: WriteBytes | None = None,
 ) -> CheckpointMetadata:
-    """Writes a model as `model.safetensors` and `model.json`.
+    """Writes a model, and its calibration if it has one, as `model.safetensors` and `model.json`.
 
     On a local disk each file appears whole or not at all, `model.json` after the weights.
 
@@ -66,7 +67,8 @@ def save_checkpoint(  # noqa: PLR0913 - a checkpoint says many things, all by na
         CheckpointError: Something does not fit the model; nothing was written.
     """
     where = f"checkpoint {url_or_path}"
-    weights = serialise_weights(_finite_weights(model, where), metadata={"format": "pt"})
+    calibration = {} if model.calibration is None else model.calibration.to_tensors()
+    weights = serialise_weights(_finite_weights(model, where) | calibration, metadata={"format": "pt"})
     told = dict(lineage or {})
     told["metrics"] = {**(told.get("metrics") or {}), **(metrics or {})}
     metadata = CheckpointMetadata.of(
@@ -77,6 +79,7 @@ def save_checkpoint(  # noqa: PLR0913 - a checkpoint says many things, all by na
             "mean": tuple(float(value) for value in mean),
             "std": tuple(float(value) for value in std),
             "sha256": hashlib.sha256(weights).hexdigest(),
+            "calibrated": model.calibration is not None,
             "lineage": told,
         },
         where=where,
@@ -133,15 +136,17 @@ def load_checkpoint(
             "save the checkpoint again"
         )
     try:
-        weights = parse_weights(data)
+        weights, calibration = split_calibration(parse_weights(data))
     except SafetensorError as error:
         raise CheckpointError(f"{WEIGHTS_NAME} of checkpoint {path} must be safetensors: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{WEIGHTS_NAME} of checkpoint {path}: {error}") from error
     # Building initialises weights at random; a caller's seed must not notice.
     with torch.random.fork_rng(devices=[]):
         model = build_model(metadata.config.model_copy(update={"pretrained": False}))
     _check_weights(model.state_dict(), weights, where=f"checkpoint {path}")
     model.load_state_dict(weights)
-    model.metadata = metadata
+    model.metadata, model.calibration = metadata, calibration
     return model.to(device).eval()
 
 

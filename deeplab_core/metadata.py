@@ -72,6 +72,7 @@ class CheckpointMetadata(BaseModel):
         mean: Mean of each band in the raster's own units, subtracted before the network.
         std: Standard deviation of each band, divided by.
         sha256: Digest of `model.safetensors`, the identity of the model.
+        calibrated: Whether that holds what 8-bit inference must know, too.
         lineage: Where it comes from.
     """
 
@@ -85,6 +86,7 @@ class CheckpointMetadata(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    calibrated: bool = False
     lineage: Lineage = Lineage()
 
     @property
@@ -113,6 +115,8 @@ class CheckpointMetadata(BaseModel):
     def to_json(self) -> bytes:
         """Gives the bytes of `model.json`: the same for the same content."""
         content = self.model_dump(mode="json")
+        if not self.calibrated:
+            del content["calibrated"]  # older versions know no such field
         content["colors"] = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in self.colors]
         return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from deeplab_core.fast_decoder import FastDecoderHead, SumConv2d
+from deeplab_core.input_shapes import input_shapes
 from deeplab_core.model import DeepLab
 from deeplab_core.packed_conv import PackedConv2d, PackedSumConv2d
 from deeplab_core.segmenter import Segmenter
@@ -45,7 +46,7 @@ def pack(model: Segmenter, example_NCHW: Tensor) -> int:
     """
     if isinstance(model, DeepLab) and isinstance(model.head, FastDecoderHead):
         _speed_up_last_convolution(model.head)
-    shapes = _input_shapes(model, example_NCHW)
+    shapes = input_shapes(model, example_NCHW)
     for path, block in list(model.named_modules()):
         if type(block) is Bottleneck and _is_folded(block):
             model.set_submodule(path, FusedBottleneck(block, {c: shapes[f"{path}.{c}"] for c in _CONVS}))
@@ -106,23 +107,6 @@ def _suits_winograd(conv: nn.Conv2d) -> bool:
 
 
 def _is_folded(block: Bottleneck) -> bool:
-    norms = (block.bn1, block.bn2, block.bn3)
-    return all(isinstance(norm, nn.Identity) for norm in norms) and isinstance(block.relu, nn.ReLU)
-
-
-def _input_shapes(model: Segmenter, example_NCHW: Tensor) -> dict[str, torch.Size]:
-    shapes: dict[str, torch.Size] = {}
-
-    def watch(path: str, conv: nn.Conv2d) -> torch.utils.hooks.RemovableHandle:
-        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            shapes[path] = inputs[0].shape
-
-        return conv.register_forward_pre_hook(note)
-
-    hooks = [watch(path, part) for path, part in model.named_modules() if isinstance(part, nn.Conv2d)]
-    try:
-        model.lattice(example_NCHW)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shapes
+    are_folded = all(isinstance(norm, nn.Identity) for norm in (block.bn1, block.bn2, block.bn3))
+    are_as_they_were = all(type(conv) is nn.Conv2d for conv in (block.conv1, block.conv2, block.conv3))
+    return are_folded and are_as_they_were and isinstance(block.relu, nn.ReLU)

@@ -10,7 +10,6 @@ Seconds for a crop of 513 px through a ResNet-50 v3+, measured in one run on two
 | and packed (`packed.py`) | 0.26 |
 """
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor
 
 from deeplab_core.compiled import TensorFunction, compile_for
-from deeplab_core.fast_decoder import speed_up_decoder
-from deeplab_core.fold import fold_batchnorm
+from deeplab_core.int8 import computes_in_int8, quantise
 from deeplab_core.packed import can_pack, pack
-from deeplab_core.prepared import Precision, Preparation, PreparedModel, Size
+from deeplab_core.prepared import FloatPrecision, Precision, Preparation, PreparedModel, Size
 from deeplab_core.scales import scaled_size_px
 from deeplab_core.segmenter import Segmenter
+from deeplab_core.simplify import simplify
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ _NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 # crops of 513 px on, the C library maps large feature maps anew, page by page (4 to 10 % slower). Alone, a
 # crop cannot feel its neighbours either: torch chooses other kernels for one image than for two.
 _CPU_CROPS_PER_CALL = 1
-_PRECISIONS = ("auto", *get_args(Precision))
+_PRECISIONS = ("auto", *get_args(FloatPrecision), "int8")
 
 
 def prepare_for_inference(
@@ -58,7 +57,8 @@ def prepare_for_inference(
 
     Args:
         model: Any of our models.
-        precision: `auto` is bf16 where the device computes in it, else fp32.
+        precision: `auto` is bf16 where the device computes in it, else fp32. `int8` is for processors that
+            multiply bytes and for calibrated models (`calibrate.py`).
         compile: `auto` compiles on CUDA, and on CPU where convolutions cannot be packed instead, which is
             faster and at once; True everywhere, False not. It takes from seconds to a minute a scale and
             keeps the weights once more for each, so a few crops are quicker without. What cannot be compiled
@@ -81,20 +81,26 @@ def prepare_for_inference(
         raise ValueError("scales must be one or more factors, got none")
     target = torch.device(device) if device is not None else next(model.parameters()).device
     chosen = _choose_precision(precision, target)
+    if chosen == "int8":
+        _check_that_int8_works(model, target, compile)
     sizes_px = [scaled_size_px(size_px, scale, model.input_multiple_px) for scale in scales]
     with torch.inference_mode(mode=False), torch.no_grad():
-        replica = copy.deepcopy(model).eval().requires_grad_(False).to(target, torch.float32)
-        probe = torch.zeros((1, model.config.in_channels, min(sizes_px), min(sizes_px)), device=target)
-        folding = fold_batchnorm(replica, lambda: replica.lattice(probe))
+        simplified = simplify(model, target, side_px=min(sizes_px))
         preparation = Preparation(
             precision=chosen,
+            float_precision=_float_precision(chosen, target),
             device=str(target),
             channels_last=channels_last,
             crops_per_call=_CPU_CROPS_PER_CALL if target.type == "cpu" else batch,
-            folded=len(folding.folded),
-            unfolded=folding.left,
-            fast_decoder=speed_up_decoder(replica),
+            folded=len(simplified.folding.folded),
+            unfolded=simplified.folding.left,
+            fast_decoder=simplified.fast_decoder,
         )
+        replica = simplified.model
+        if chosen == "int8" and model.calibration is not None:
+            example_NCHW = torch.zeros((1, model.config.in_channels, sizes_px[0], sizes_px[0]))
+            quantised = quantise(replica, model.calibration, example_NCHW, preparation.dtype)
+            preparation = replace(preparation, quantised=quantised)
         replica.to(dtype=preparation.dtype).to(memory_format=preparation.memory_format)
         return _compiled(replica, preparation, compile, sizes_px)
 
@@ -108,6 +114,8 @@ def _compiled(
         return _uncompiled(model, preparation, sizes_px)
     if choice == "auto" and _can_be_packed(preparation):
         reason = "packed convolutions are faster on CPU; ask for it with compile=True"
+        if preparation.precision == "int8":
+            reason = "convolutions in 8 bits are faster on CPU"
         return _uncompiled(model, replace(preparation, reason=reason), sizes_px)
     if choice == "auto" and device_type not in ("cpu", "cuda"):
         reason = f"not known to help on {device_type}; ask for it with compile=True"
@@ -149,6 +157,30 @@ def _choose_precision(choice: PrecisionChoice, device: torch.device) -> Precisio
     if choice != "auto":
         return choice
     return "bf16" if computes_in_bf16(device) else "fp32"
+
+
+def _float_precision(precision: Precision, device: torch.device) -> FloatPrecision:
+    """Of what is not in 8 bits."""
+    if precision != "int8":
+        return precision
+    return "bf16" if computes_in_bf16(device) else "fp32"
+
+
+def _check_that_int8_works(model: Segmenter, device: torch.device, choice: CompileChoice) -> None:
+    if not computes_in_int8(device):
+        raise ValueError(
+            f"precision int8 must run on a processor that multiplies bytes (VNNI), got {device}; "
+            "use auto, bf16 or fp32"
+        )
+    if model.calibration is None:
+        raise ValueError(
+            "precision int8 must be given a calibrated model, got one without calibration; make one with "
+            "jobs/calibrate_model.py or deeplab_core.calibrate.calibrate, or use auto"
+        )
+    if choice is True:
+        raise ValueError(
+            "compile must be auto or False with precision int8, got True; nothing is left to gain"
+        )
 
 
 def computes_in_bf16(device: torch.device) -> bool:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16", "fp16"]
+FloatPrecision = Literal["fp32", "bf16", "fp16"]
+Precision = FloatPrecision | Literal["int8"]
 Size = tuple[int, int]
 
-_DTYPES: Mapping[Precision, torch.dtype] = {
+_DTYPES: Mapping[FloatPrecision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -36,32 +37,36 @@ class Preparation:
 
     Attributes:
         precision: Type of weights and activations.
+        float_precision: The same, or the type of what is not in 8 bits if the others are.
         device: Where it runs.
         channels_last: Whether bands are innermost in memory.
         crops_per_call: Crops that the network sees at once; batches are cut into, or filled up to, so many.
         folded: Batch norms that became part of a convolution.
         unfolded: Module paths of those that did not.
         fast_decoder: Whether the v3+ decoder runs without its upsampled input.
-        packed: Convolutions whose weights lie as the processor's library wants them.
+        quantised: Convolutions that compute in 8 bits.
+        packed: Others whose weights lie as the processor's library wants them.
         compiled: Whether the shapes asked for are compiled.
         reason: Why it is compiled or not.
     """
 
     precision: Precision
+    float_precision: FloatPrecision
     device: str
     channels_last: bool
     crops_per_call: int
     folded: int
     unfolded: tuple[str, ...]
     fast_decoder: bool
+    quantised: int = 0
     packed: int = 0
     compiled: bool = False
     reason: str = "not asked for"
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of weights and activations."""
-        return _DTYPES[self.precision]
+        """Type of weights and activations, but of those in 8 bits."""
+        return _DTYPES[self.float_precision]
 
     @property
     def memory_format(self) -> torch.memory_format:

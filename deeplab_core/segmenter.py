@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deeplab_core.config import ModelConfig
 
 if TYPE_CHECKING:
+    from deeplab_core.calibration import Calibration
     from deeplab_core.metadata import CheckpointMetadata
 
 
@@ -19,6 +20,7 @@ class Segmenter(nn.Module):
     Attributes:
         config: The graph as data; `build_model(model.config)` builds the same one.
         metadata: What a checkpoint says beside the weights; None until one was saved or loaded.
+        calibration: What 8-bit inference must know; None until `calibrate` gave it or it was loaded.
         lattice_stride: Pixels between the nodes of `lattice`.
         input_multiple_px: Inputs of k · input_multiple_px + 1 px a side lie on the model's own grid:
             features fall on pixels 0, input_multiple_px, …, the last one included.
@@ -26,6 +28,7 @@ class Segmenter(nn.Module):
 
     config: ModelConfig
     metadata: "CheckpointMetadata | None"
+    calibration: "Calibration | None"
     lattice_stride: int
     input_multiple_px: int
 
@@ -33,6 +36,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.config = config
         self.metadata = None
+        self.calibration = None
         self.lattice_stride = lattice_stride
         self.input_multiple_px = input_multiple_px
 
