@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from deeplab_core.calibration import Calibration, Statistics
-from deeplab_core.multiscale import MultiScale
+from deeplab_core.heads import ASPPSum
+from deeplab_core.model import DeepLab
+from deeplab_core.multiscale import LatticeModel, MultiScale
 from deeplab_core.segmenter import Segmenter
 from deeplab_core.simplify import simplify
 
@@ -17,8 +19,8 @@ def calibrate(model: Segmenter, crops: Iterable[Tensor], *, scales: Sequence[flo
 
     Args:
         model: Any of our models.
-        crops: Normalised images_NCHW as inference will see them, of one size, all without padding; thirty
-            from all over a region are enough.
+        crops: Normalised images_NCHW of one size, at least as large as inference will see them, without
+            padding; thirty from all over a region are enough.
         scales: Factors that `MultiScale` will use.
 
     Returns:
@@ -40,12 +42,20 @@ def calibrate(model: Segmenter, crops: Iterable[Tensor], *, scales: Sequence[flo
             run(images_NCHW.to(device, torch.float32))
     if run is None:
         raise ValueError("crops must be one or more, got none; give a source with valid pixels")
-    # What sees the raster and what gives the logits stay in full: all else depends on them, or on nothing.
-    delicate = {order[0], order[-1]}
+    # What sees the raster and what gives the logits stay in full: all else depends on the one, and nothing
+    # that comes after the other can make up for it.
+    delicate = {order[0], *_logits_of(run.model, order)}
     return Calibration(
         {path: found for path, found in inputs.statistics().items() if path not in delicate},
         results.statistics(),
     )
+
+
+def _logits_of(model: LatticeModel, order: Sequence[str]) -> list[str]:
+    """The last convolution; or each rate's classifier, of which DeepLab v2 sums the logits."""
+    if isinstance(model, DeepLab) and isinstance(model.head, ASPPSum):
+        return [f"head.classifiers.{index}" for index in range(len(model.head.classifiers))]
+    return [order[-1]]
 
 
 class _Notes:

@@ -79,7 +79,7 @@ def save_checkpoint(  # noqa: PLR0913 - a checkpoint says many things, all by na
             "mean": tuple(float(value) for value in mean),
             "std": tuple(float(value) for value in std),
             "sha256": hashlib.sha256(weights).hexdigest(),
-            "calibrated": model.calibration is not None,
+            "calibrated": bool(calibration),
             "lineage": told,
         },
         where=where,
@@ -141,6 +141,11 @@ def load_checkpoint(
         raise CheckpointError(f"{WEIGHTS_NAME} of checkpoint {path} must be safetensors: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{WEIGHTS_NAME} of checkpoint {path}: {error}") from error
+    if metadata.calibrated is not (calibration is not None):
+        raise CheckpointError(
+            f"{METADATA_NAME} of checkpoint {path} must say whether {WEIGHTS_NAME} holds a calibration, "
+            f"{calibration is not None}, got calibrated={metadata.calibrated}; save the checkpoint again"
+        )
     # Building initialises weights at random; a caller's seed must not notice.
     with torch.random.fork_rng(devices=[]):
         model = build_model(metadata.config.model_copy(update={"pretrained": False}))

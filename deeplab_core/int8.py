@@ -94,6 +94,15 @@ class _Maker:
     def takes(self, path: str) -> Bytes:
         return Bytes.of(self.calibration.inputs[path])
 
+    def gives(self, path: str) -> Bytes:
+        found = self.calibration.results.get(path)
+        if found is None:
+            raise ValueError(
+                f"the calibration must be of this model's graph, but it does not know what {path} gives; "
+                "calibrate the model anew"
+            )
+        return Bytes.of(found)
+
     def conv(
         self, conv: nn.Conv2d, path: str, *, relu: bool = False, gives: Bytes | None = None
     ) -> Int8Conv2d:
@@ -124,14 +133,14 @@ class Int8Block(nn.Module):
             maker.conv(conv, here, relu=True, gives=maker.takes(after))
             for conv, here, after in zip(convs[:-1], paths[:-1], paths[1:], strict=True)
         )
-        results, adds = maker.calibration.results, first.takes
+        adds = first.takes
         self.first, self.middle = first, nn.Sequential(*middle)
         self.downsample: Int8Conv2d | None = None
         if isinstance(block.downsample, nn.Sequential):
-            adds = Bytes.of(results[f"{path}.downsample"])
+            adds = maker.gives(f"{path}.downsample")
             conv = _convolution_of(block.downsample)
             self.downsample = maker.conv(conv, f"{path}.downsample.0", gives=adds)
-        self.gives = Bytes.of(results[path])
+        self.gives = maker.gives(path)
         self.last = maker.sum_conv(convs[-1], paths[-1], adds=adds, gives=self.gives)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:

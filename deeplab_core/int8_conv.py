@@ -32,7 +32,9 @@ class Bytes:
     @classmethod
     def of(cls, statistics: Statistics) -> Self:
         """The finest scale on which all values seen have their place."""
-        scale = (statistics.high - statistics.low) / _STEPS or 1.0
+        scale = (statistics.high - statistics.low) / _STEPS
+        if scale < torch.finfo(torch.float32).tiny:  # always 0, up to what float32 can tell
+            return cls(1.0, 0)
         return cls(scale, round(-statistics.low / scale))
 
     def encode(self, values: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class Int8SumConv2d(Int8Conv2d):
         """Gives the feature maps; both, `other` and they, are bytes, or neither is."""
         return torch.ops.onednn.qconv2d_pointwise.binary(
             *self._operands(images_NCHW),
-            other_NCHW,
+            other_NCHW.contiguous(memory_format=torch.channels_last),  # it takes no other layout
             self._bias_O,
             *self.geometry,
             *self._result(),

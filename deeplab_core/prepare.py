@@ -97,12 +97,16 @@ def prepare_for_inference(
             fast_decoder=simplified.fast_decoder,
         )
         replica = simplified.model
-        if chosen == "int8" and model.calibration is not None:
-            example_NCHW = torch.zeros((1, model.config.in_channels, sizes_px[0], sizes_px[0]))
-            quantised = quantise(replica, model.calibration, example_NCHW, preparation.dtype)
-            preparation = replace(preparation, quantised=quantised)
+        if chosen == "int8":
+            preparation = replace(preparation, quantised=_quantise(replica, model, preparation, sizes_px[0]))
         replica.to(dtype=preparation.dtype).to(memory_format=preparation.memory_format)
         return _compiled(replica, preparation, compile, sizes_px)
+
+
+def _quantise(replica: Segmenter, model: Segmenter, preparation: Preparation, side_px: int) -> int:
+    assert model.calibration is not None  # noqa: S101 - it was asked for
+    example_NCHW = torch.zeros((1, model.config.in_channels, side_px, side_px))
+    return quantise(replica, model.calibration, example_NCHW, preparation.dtype)
 
 
 def _compiled(
@@ -112,10 +116,11 @@ def _compiled(
     device_type = torch.device(preparation.device).type
     if choice is False:
         return _uncompiled(model, preparation, sizes_px)
+    if choice == "auto" and preparation.precision == "int8":
+        reason = "convolutions in 8 bits are faster on CPU"
+        return _uncompiled(model, replace(preparation, reason=reason), sizes_px)
     if choice == "auto" and _can_be_packed(preparation):
         reason = "packed convolutions are faster on CPU; ask for it with compile=True"
-        if preparation.precision == "int8":
-            reason = "convolutions in 8 bits are faster on CPU"
         return _uncompiled(model, replace(preparation, reason=reason), sizes_px)
     if choice == "auto" and device_type not in ("cpu", "cuda"):
         reason = f"not known to help on {device_type}; ask for it with compile=True"

@@ -281,6 +281,7 @@ class TestMetadata:
             mean=several(finite, num_bands),
             std=several(st.floats(min_value=1e-300, allow_infinity=False), num_bands),
             sha256=hashlib.sha256(data.draw(st.binary(max_size=4))).hexdigest(),
+            calibrated=data.draw(st.booleans()),
         )
         assert CheckpointMetadata.from_json(metadata.to_json(), where="here") == metadata
 

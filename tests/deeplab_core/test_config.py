@@ -121,10 +121,11 @@ def test_public_names_resolve_lazily_and_import_no_torch() -> None:
         "import sys, deeplab_core.config, deeplab_core\n"
         "deeplab_core.ModelConfig(classes=['a'])\n"
         "heavy = {'torch', 'torchvision', 'timm', 'segmentation_models_pytorch'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-        "assert callable(deeplab_core.build_model) and 'torch' in sys.modules\n"
+        "print(sorted(heavy), callable(deeplab_core.build_model), 'torch' in sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[] True True\n", "imported too early, resolved, torch there once it is needed"
 
 
 def test_public_names_are_these() -> None:

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeplab_core.calibrate import calibrate
 from deeplab_core.compiled import compile_for
 from deeplab_core.config import ModelConfig
+from deeplab_core.int8 import computes_in_int8
 from deeplab_core.metadata import CheckpointMetadata
 from deeplab_core.model import build_model
 from deeplab_core.multiscale import MultiScale
+from deeplab_core.packed import can_pack
 from deeplab_core.prepare import prepare_for_inference
+from deeplab_core.prepared import PreparedModel
 from deeplab_core.segmenter import Segmenter
 from tests.deeplab_core.random_models import random_images, randomised, relative_difference
 from tests.deeplab_core.tiny_segmenter import TinySegmenter
@@ -136,12 +140,14 @@ class TestPreparation:
         prepared = prepare_for_inference(model_of(), precision="bf16", compile=False, size_px=33, batch=8)
         assert asdict(prepared.preparation) == {
             "precision": "bf16",
+            "float_precision": "bf16",
             "device": "cpu",
             "channels_last": True,
             "crops_per_call": 1,
             "folded": 29,
             "unfolded": (),
             "fast_decoder": True,
+            "quantised": 0,
             "packed": 31,  # the 29 folded ones, the taps and the logits
             "compiled": False,
             "reason": "not asked for",
@@ -164,7 +170,7 @@ class TestPreparation:
         ("settings", "message"),
         [
             ({"batch": 0}, "batch must be at least 1, got 0"),
-            ({"precision": "int8"}, "precision must be one of auto, fp32, bf16, fp16, got 'int8'"),
+            ({"precision": "int4"}, "precision must be one of auto, fp32, bf16, fp16, int8, got 'int4'"),
             ({"size_px": 64}, r"crop size must be k·16 \+ 1 px"),
             ({"scales": (1.0, 1.1)}, r"got scale 1\.1 for crops of 65 px.*use 1\.0 or 1\.25"),
             ({"scales": ()}, "scales must be one or more"),
@@ -300,25 +306,68 @@ def train(model: Segmenter, *, steps: int) -> None:
     model.eval()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_trained_models_labels_survive_bf16_and_compilation() -> None:
+@pytest.fixture(scope="module")
+def trained() -> Segmenter:
     torch.manual_seed(0)
     model = build_model(ModelConfig(backbone="resnet18", classes=("ground", "disc", "diamond", "square")))
     train(model, steps=100)
+    crops_NCHW, _ = scenes(24, 257, torch.Generator().manual_seed(7))
+    model.calibration = calibrate(model, crops_NCHW.split(1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained_labels(trained: Segmenter) -> tuple[Tensor, Tensor]:
+    """Scenes that were neither trained nor calibrated on, and the model's own labels of them."""
     images_NCHW, labels_NHW = scenes(24, 257, torch.Generator().manual_seed(99))
-    prepared = prepare_for_inference(model, precision="bf16", compile=True, size_px=257)
-    assert prepared.preparation.compiled, prepared.preparation.reason
+    found_NHW = labels_of(trained, images_NCHW)
+    assert (found_NHW == labels_NHW).float().mean() > 0.98, "labels of an untrained model prove nothing"
+    return images_NCHW, found_NHW
+
+
+def labels_of(model: Segmenter | PreparedModel, images_NCHW: Tensor) -> Tensor:
     with torch.inference_mode():
-        fused = [
-            F.interpolate(
-                MultiScale(kind, scales=(1.0,), flips=())(images_NCHW),
-                (257, 257),
-                mode="bilinear",
-                align_corners=True,
-            )
-            for kind in (model, prepared)
-        ]
-    expected_NHW, got_NHW = (probabilities_NKHW.argmax(dim=1) for probabilities_NKHW in fused)
-    assert (expected_NHW == labels_NHW).float().mean() > 0.98, "labels of an untrained model prove nothing"
-    assert (got_NHW == expected_NHW).float().mean() >= 0.999
+        probabilities_NKHW = F.interpolate(
+            MultiScale(model, scales=(1.0,), flips=())(images_NCHW),
+            images_NCHW.shape[-2:],
+            mode="bilinear",
+            align_corners=True,
+        )
+    return probabilities_NKHW.argmax(dim=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("precision", "compile_choice", "done"),
+    [
+        ("bf16", True, {"compiled": True, "packed": 0}),
+        pytest.param(
+            "bf16",
+            "auto",
+            {"compiled": False, "packed": 31},
+            marks=pytest.mark.skipif(not can_pack(), reason="this build of torch has no oneDNN"),
+        ),
+        pytest.param(
+            "int8",
+            "auto",
+            {"compiled": False, "quantised": 28},
+            marks=pytest.mark.skipif(
+                not computes_in_int8(torch.device("cpu")),
+                reason="this processor does not multiply bytes (no VNNI)",
+            ),
+        ),
+    ],
+    ids=["compiled", "packed", "int8"],
+)
+def test_a_trained_models_labels_survive(
+    trained: Segmenter,
+    trained_labels: tuple[Tensor, Tensor],
+    precision: Any,
+    compile_choice: Any,
+    done: dict[str, object],
+) -> None:
+    images_NCHW, expected_NHW = trained_labels
+    prepared = prepare_for_inference(trained, precision=precision, compile=compile_choice, size_px=257)
+    assert asdict(prepared.preparation).items() >= done.items(), prepared.preparation.reason
+    assert (labels_of(prepared, images_NCHW) == expected_NHW).float().mean() >= 0.999
