@@ -211,7 +211,11 @@ class InferenceSettings(Settings):
         Literal["probabilities", "logits"], Field(description="what scales, flips and crops are averaged in")
     ] = "probabilities"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], Field(description="number format of the network")
+        Literal["auto", "fp32", "bf16", "fp16", "int8"],
+        Field(
+            description="number format of the network; auto: bf16 where it is native, else fp32; "
+            "int8: on CPU, about twice as fast, for models that jobs/calibrate_model.py has seen"
+        ),
     ] = "auto"
     compile: Annotated[
         Literal["auto", "on", "off"],

@@ -22,13 +22,12 @@ from pipeline.raster.source import Pixels
 from pipeline.raster.window import Window
 from pipeline.segment.finish import finish, upsample
 from pipeline.segment.lattice import BlendWindow, Lattice, blend_weights
+from pipeline.segment.normalise import Normaliser
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_PROBABILITY = 1e-7
 """Logits are log(p), and p is at least this: float16 holds its logarithm, and no infinity is stored."""
-
-STRIP_PX = 1024
 
 
 class CropModel(Protocol):
@@ -90,8 +89,7 @@ class BlockEngine:
         self._dtype = dtype
         weights = torch.from_numpy(blend_weights(settings.blend, settings.lattice.rows.nodes_per_crop))
         self._weights_HW = torch.outer(weights, weights).to(device)
-        self._gain = torch.tensor(settings.gain, device=device).view(-1, 1, 1)
-        self._bias = torch.tensor(settings.bias, device=device).view(-1, 1, 1)
+        self._normalise = Normaliser(settings.gain, settings.bias, device=device, dtype=dtype)
         self.batch = settings.batch
 
     @torch.inference_mode()
@@ -150,28 +148,6 @@ class BlockEngine:
                 if _any(valid_HW, crop, halo) and _any(wanted_HW, reached, halo):
                     needed.append(crop)
         return needed
-
-    def _normalise(self, pixels: Pixels) -> Tensor:
-        """The halo as the network sees it, channels last in memory; 0, the mean, where nothing is valid."""
-        channels, height, width = pixels.samples_CHW.shape
-        images = torch.empty((height, width, channels), dtype=self._dtype, device=self._device).permute(
-            2, 0, 1
-        )
-        for top in range(0, height, STRIP_PX):
-            rows = slice(top, top + STRIP_PX)
-            strip = self._upload(pixels.samples_CHW[:, rows]).to(torch.float32)
-            strip.mul_(self._gain).add_(self._bias)
-            strip.mul_(self._upload(pixels.valid_HW[rows]))
-            if pixels.missing_CHW is not None:
-                strip.masked_fill_(self._upload(pixels.missing_CHW[:, rows]), 0.0)
-            images[:, rows] = strip
-        return images
-
-    def _upload(self, array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self._device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _blend(self, images_CHW: Tensor, halo: Window, nodes: Window, crops: Sequence[Window]) -> Tensor:
         """The weighted mean of all crops at each of the block's nodes."""

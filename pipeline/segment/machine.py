@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from deeplab_core.int8 import computes_in_int8
 from pipeline.segment.resolve import Machine
 
 CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
@@ -22,6 +23,7 @@ def this_machine() -> Machine:
         gpus=float(gpus),
         memory_bytes=_memory_bytes(),
         cpu_bf16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),  # noqa: SLF001 - no public question
+        cpu_int8=computes_in_int8(torch.device("cpu")),
         gpu_bf16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
         can_compile=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")),
     )

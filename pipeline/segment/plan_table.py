@@ -29,6 +29,7 @@ def plan_table(document: Mapping[str, Any]) -> str:
             f"{choices['precision']}, batch {choices['batch']}, "
             f"{'compiled' if choices['compile'] else 'not compiled'}, on {choices['device']}",
         ),
+        *_reasons(choices, document.get("reasons", {})),
         ("work", f"{document['multiply_adds'] / 1e12:,.2f} T multiply-adds"),
         ("workers", f"{workers['count']} × {workers['threads']} threads, {workers['gpus']:g} GPUs each"),
         (
@@ -48,6 +49,12 @@ def plan_table(document: Mapping[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _reasons(choices: Mapping[str, Any], reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Why the network runs so; plans of older runs do not say."""
+    told = {"precision": choices["precision"], "compile": "yes" if choices["compile"] else "no"}
+    return [(name, f"{told[name]}; {reasons[name]}") for name in told if name in reasons]
 
 
 def _night(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:

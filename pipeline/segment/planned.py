@@ -17,11 +17,13 @@ from pipeline.segment.inspect import Inspection, check_crops, inspect
 from pipeline.segment.lattice import Lattice
 from pipeline.segment.ledger import PLAN_FORMAT, Ledger, fingerprint
 from pipeline.segment.plan import Plan
+from pipeline.segment.reasons import reasons
 from pipeline.segment.resolve import (
     VALUE_BYTES,
     Choices,
     Machine,
     Workers,
+    check_int8,
     check_memory,
     choices_to_json,
     choose,
@@ -48,6 +50,7 @@ class PlannedRun:
     plan: Plan
     memory: Memory
     run_id: str
+    reasons: Mapping[str, str]
 
     @property
     def output(self) -> Folder:
@@ -191,6 +194,7 @@ def plan_inspected(
         node_px=network.node_px,
     )
     workers = share_out(config, machine, chosen)
+    check_int8(config, machine, workers, is_calibrated=inspection.model.calibrated)
     numbers = Numbers(
         num_bands=len(inspection.spec.bands),
         sample_bytes=inspection.dtype.itemsize,
@@ -211,7 +215,16 @@ def plan_inspected(
     )
     check_memory(memory, workers, choices, numbers.num_classes)
     run_id = str(stored["run_id"]) if stored else uuid.uuid4().hex
-    return PlannedRun(config, inspection, network, numbers, workers, choices, plan, memory, run_id)
+    why = reasons(
+        config,
+        machine=machine,
+        workers=workers,
+        lattice=lattice,
+        region=inspection.region,
+        choices=choices,
+        stored=chosen,
+    )
+    return PlannedRun(config, inspection, network, numbers, workers, choices, plan, memory, run_id, why)
 
 
 def _without_url(identity: Identity) -> dict[str, Any]:
@@ -253,6 +266,7 @@ def plan_document(planned: PlannedRun, seconds_per_crop: float | None = None) ->
         "fingerprint": planned.fingerprint,
         "fingerprint_fields": planned.fingerprint_fields,
         "choices": choices_to_json(planned.choices),
+        "reasons": dict(planned.reasons),
         "workers": asdict(workers),
         "source": {
             "url": planned.inspection.source.url,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from deeplab_core.prepared import Precision
+from deeplab_core.prepared import FloatPrecision, Precision
 from pipeline.config import BLOCK_MULTIPLE_PX, RunConfig
 from pipeline.errors import SettingsError
 from pipeline.raster.region import Region
@@ -29,7 +29,7 @@ MEMORY_SHARE = 0.85
 PIPELINE_FILL = 0.25
 """Share of a block's time that the first read and the last write add, with nothing beside them."""
 
-VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+VALUE_BYTES: Mapping[FloatPrecision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Machine:
         gpus: GPUs of all of them.
         memory_bytes: Host memory of each.
         cpu_bf16: Whether its processors compute in bf16.
+        cpu_int8: Whether they multiply bytes.
         gpu_bf16: Whether its GPUs do.
         can_compile: Whether torch.compile has what it needs.
     """
@@ -51,6 +52,7 @@ class Machine:
     gpus: float
     memory_bytes: int
     cpu_bf16: bool
+    cpu_int8: bool
     gpu_bf16: bool
     can_compile: bool
 
@@ -131,7 +133,8 @@ def choose(
     inference = config.inference
     device = "cuda" if workers.gpus else "cpu"
     native_bf16 = machine.gpu_bf16 if workers.gpus else machine.cpu_bf16
-    precision: Precision = "bf16" if native_bf16 else "fp32"
+    native: FloatPrecision = "bf16" if native_bf16 else "fp32"
+    precision: Precision = native
     if inference.precision != "auto":
         precision = inference.precision
     elif stored:
@@ -139,7 +142,8 @@ def choose(
     batch = inference.batch
     if batch == "auto":
         batch = stored["batch"] if stored else BATCH[device]
-    sizes = replace(numbers, value_bytes=VALUE_BYTES[precision])
+    floats = native if precision == "int8" else precision  # crops and logits are never bytes
+    sizes = replace(numbers, value_bytes=VALUE_BYTES[floats])
 
     def plan_of(block_px: int) -> Plan:
         return Plan(lattice, region, block_px, keeps_nodes=numbers.logits == "lattice")
@@ -162,6 +166,25 @@ def choose(
     if too_much and decided[0].compile and config.inference.compile == "auto" and not stored:
         return decide(compiled=False)  # the compiler itself takes memory: slower beats refused
     return decided
+
+
+def check_int8(config: RunConfig, machine: Machine, workers: Workers, *, is_calibrated: bool) -> None:
+    """Refuse 8 bits where they cannot be computed, or where nobody measured the model for them."""
+    if config.inference.precision != "int8":
+        return
+    if workers.gpus or not machine.cpu_int8:
+        where = "GPUs" if workers.gpus else "this processor"
+        raise SettingsError(
+            f"inference.precision int8 must run on processors that multiply bytes (AVX-512 VNNI and later), "
+            f"got {where}; use auto"
+        )
+    if not is_calibrated:
+        raise SettingsError(
+            "inference.precision int8 must be given a calibrated model, and this one is not; make one by "
+            "jobs/calibrate_model.py --model URL --source URL --output URL, or use auto"
+        )
+    if config.inference.compile == "on":
+        raise SettingsError("inference.compile must be auto or off with inference.precision int8, got on")
 
 
 def check_memory(memory: Memory, workers: Workers, choices: Choices, num_classes: int) -> None:
@@ -201,9 +224,13 @@ def _whether_to_compile(
         return bool(stored["compile"])
     if device == "cpu":
         return False  # packed convolutions are faster, and at once
+    return machine.can_compile and crops_per_worker(workers, lattice, region) >= COMPILE_CROPS_PER_WORKER
+
+
+def crops_per_worker(workers: Workers, lattice: Lattice, region: Region) -> float:
+    """Crops that each worker has to compute, without those computed twice."""
     rows, cols = lattice.crops(region.box)
-    per_worker = math.prod((*(region.stack or ()), len(rows), len(cols))) / workers.count
-    return machine.can_compile and per_worker >= COMPILE_CROPS_PER_WORKER
+    return math.prod((*(region.stack or ()), len(rows), len(cols))) / workers.count
 
 
 def _choose_block_px(

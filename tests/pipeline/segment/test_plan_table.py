@@ -58,6 +58,14 @@ def test_an_eager_network_is_said_to_be_eager():
     assert "not compiled" in rows_of(DOCUMENT | {"choices": choices})["network"]
 
 
+def test_reasons_are_told_where_the_plan_has_them():
+    assert not {"precision", "compile"} & rows_of(DOCUMENT).keys()
+    reasons = {"precision": "auto: the GPUs here compute in bf16", "compile": "as the settings say"}
+    rows = rows_of(DOCUMENT | {"reasons": reasons})
+    assert rows["precision"] == "bf16; auto: the GPUs here compute in bf16"
+    assert rows["compile"] == "yes; as the settings say"
+
+
 def test_values_stand_in_one_column():
     starts = {len(line) - len(line[13:].lstrip()) for line in plan_table(DOCUMENT).split("\n")}
     assert starts == {13}

@@ -13,6 +13,7 @@ from pipeline.raster.window import Window
 from pipeline.segment.cost import NetworkCost, Numbers, project_memory
 from pipeline.segment.lattice import Lattice
 from pipeline.segment.plan import Plan
+from pipeline.segment.reasons import GIVEN, STORED, reasons
 from pipeline.segment.resolve import (
     COMPILE_CROPS_PER_WORKER,
     GIB,
@@ -35,7 +36,14 @@ NUMBERS = Numbers(
     reading_bytes=lambda _: 256 << 20,
 )
 LAPTOP = Machine(
-    nodes=1, cores=8, gpus=0.0, memory_bytes=64 * GIB, cpu_bf16=False, gpu_bf16=False, can_compile=True
+    nodes=1,
+    cores=8,
+    gpus=0.0,
+    memory_bytes=64 * GIB,
+    cpu_bf16=False,
+    cpu_int8=False,
+    gpu_bf16=False,
+    can_compile=True,
 )
 GPU_BOX = replace(LAPTOP, cores=16, gpus=4.0, memory_bytes=256 * GIB, gpu_bf16=True)
 CLUSTER = replace(LAPTOP, nodes=3, cores=8)
@@ -310,3 +318,47 @@ def test_what_is_given_counts_more_than_what_is_stored(group, setting, value, na
     changed = {key for key in stored if stored[key] != again[key]}
     assert changed == {name}
     assert again[name] == (True if value == "on" else value)
+
+
+# Telling why
+
+
+def why(crops, *, machine=LAPTOP, stored=None, **groups):
+    side, config = side_with(crops), config_of(**groups)
+    choices, plan, _, workers = chosen(side, side, machine=machine, stored=stored, **groups)
+    told = reasons(
+        config, machine=machine, workers=workers, lattice=plan.lattice, region=plan.region,
+        choices=choices, stored=stored,
+    )  # fmt: skip
+    return told["precision"], told["compile"]
+
+
+def test_what_auto_became_is_told_with_its_reason():
+    faster = "auto: packed convolutions are faster on processors, and at once"
+    assert why(4) == ("auto: the processors here do not compute in bf16", faster)
+    assert why(4, machine=replace(LAPTOP, cpu_bf16=True))[0] == "auto: the processors here compute in bf16"
+    one_gpu = {"machine": GPU_BOX, "compute": {"workers": 1}}
+    precision, compiled = why(2 * COMPILE_CROPS_PER_WORKER, **one_gpu)
+    assert precision == "auto: the GPUs here compute in bf16"
+    assert compiled.startswith("auto: 4,000 crops a worker pay for it, and there are 8,")
+    few = "auto: 4,000 crops a worker pay for it, and there are 4"
+    assert why(4, **one_gpu)[1] == few
+    bare = {"machine": replace(GPU_BOX, can_compile=False), "compute": {"workers": 1}}
+    assert why(LONG, **bare)[1] == "auto: there is no C++ compiler here"
+
+
+def test_a_compiler_without_room_is_told_of():
+    limits = [number / 16 for number in range(40, 160)]
+    told = []
+    for gib in limits:
+        groups = {"compute": {"workers": 1, "memory_gib": gib}, "block": {"size_px": 1024}}
+        told.append(why(LONG, machine=GPU_BOX, **groups)[1])
+    assert "auto: the compiler's own memory would not fit" in told
+    assert "pay for it" in told[-1]
+
+
+def test_what_was_given_or_is_gone_on_with_is_said_to_be():
+    assert why(4, inference={"precision": "fp32", "compile": "on"}) == (GIVEN, GIVEN)
+    stored = choices_to_json(chosen(600, 600)[0])
+    assert why(4, stored=stored) == (STORED, STORED)
+    assert why(4, stored=stored, inference={"precision": "fp32"}) == (GIVEN, STORED)
