@@ -65,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(report: Mapping[str, Any]) -> str:
     """The report in a few lines."""
+    cpu_s = report.get("cpu_seconds")  # a finished run of an earlier version is told of, too
+    of_processors = "" if cpu_s is None else f" ({cpu_s / 60:.1f} of processor time)"
     lines = [
-        f"{report['status']}: {report['steps']} steps in {report['seconds'] / 60:.1f} min, "
+        f"{report['status']}: {report['steps']} steps in {report['seconds'] / 60:.1f} min{of_processors}, "
         f"best state at step {report['best_step']}; {report['output']}"
     ]
     for split, found in report["validation"].items():

@@ -115,13 +115,13 @@ class Registry:
         return champion
 
 
-def find_model(url: str) -> tuple[str, str | None]:
-    """Where the checkpoint lies that a URL means, and its version where the URL is a registry's."""
+def find_model(url: str) -> tuple[str, Champion | None]:
+    """Where the checkpoint lies that a URL means; and which champion it is, where the URL is a registry's."""
     registry = Registry.at(url)
     holder = registry.holder()
     if holder is None:
         return url, None
-    return registry.model_url(holder.champion.version), holder.champion.version
+    return registry.model_url(holder.champion.version), holder.champion
 
 
 def _parse(data: bytes, where: str) -> Champion:
@@ -133,7 +133,8 @@ def _parse(data: bytes, where: str) -> Champion:
         champion = Champion(**fields)
     except TypeError as error:
         raise StorageError(
-            f"{where} must hold version, sha256, promoted and previous, got {sorted(fields)}"
+            f"{where} must hold version, sha256, promoted and previous, got "
+            f"{sorted(fields) if isinstance(fields, dict) else type(fields).__name__}"
         ) from error
     if not all(isinstance(value, str) for value in (champion.version, champion.sha256)):
         raise StorageError(f"{where}: version and sha256 must be words; put back what it said")

@@ -14,6 +14,23 @@ MEASURED_EVERY = 10
 """On a GPU, every which step is measured: measuring waits for the device, and waiting costs time."""
 
 
+class CpuTime:
+    """Seconds of processor time that this process takes, with those that it started to load for it.
+
+    Args:
+        of_loaders: Gives the seconds of the latter, from their start.
+    """
+
+    def __init__(self, of_loaders: Callable[[], float]) -> None:
+        self._of_loaders = of_loaders
+        self._began_s = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """So far, by all threads."""
+        return time.process_time() - self._began_s + self._of_loaders()
+
+
 class Clock:
     """Adds up the seconds of each phase.
 

@@ -12,7 +12,7 @@ from deeplab_core.segmenter import Segmenter
 from pipeline.errors import StorageError
 from pipeline.storage import Folder, redact
 from pipeline.train.job import TrainJob
-from pipeline.train.state import Position, StateStore, read_position, read_tensors
+from pipeline.train.state import Position, read_position, read_tensors
 from pipeline.train.steps.precision import choose_device
 from pipeline.train.validation.tile_pictures import write_tile_pictures
 from pipeline.train.validation.tile_segmenter import TileSegmenter
@@ -48,6 +48,8 @@ def conclude(job: TrainJob) -> Conclusion:
         for split in ("val", "test")
         if job.tiles.of(split)
     }
+    if job.holding is not None:
+        job.holding.check()
     metadata = save_checkpoint(
         model,
         redact(job.output),
@@ -66,7 +68,7 @@ def conclude(job: TrainJob) -> Conclusion:
 
 def _best_model(job: TrainJob, device: torch.device) -> tuple[Segmenter, Position]:
     """The model of the best stored state, by validation, or else of the newest; and where it stood."""
-    store = StateStore(job.run_folder, job.train.keep)
+    store = job.states
     state = store.best()
     if state is None:
         raise StorageError(f"{redact(job.run_folder.url)} must hold a training state, but holds none")

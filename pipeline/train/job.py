@@ -9,7 +9,9 @@ import torch
 from deeplab_core.config import ModelConfig
 from pipeline.storage import Folder
 from pipeline.train.config import AugmentSettings, TrainSettings, ValidationSettings
+from pipeline.train.holding import Holding
 from pipeline.train.samples.sample import SampleSpec
+from pipeline.train.state import StateStore
 from pipeline.train.steps.optimizer import OptimizerPlan
 from pipeline.train.tiles.statistics import TileStatistics
 from pipeline.train.tiles.tile_set import TileSet
@@ -47,6 +49,7 @@ class TrainJob:
         loader_kind: In threads or processes.
         cache_bytes: Memory of each worker for decoded tiles.
         parent: sha256 of the model that training starts from, or None.
+        holding: The claim on the run's folder under which it is written to; None before there is one.
     """
 
     tiles: TileSet
@@ -67,11 +70,17 @@ class TrainJob:
     loader_kind: str
     cache_bytes: int
     parent: str | None
+    holding: Holding | None = None
 
     @property
     def run_folder(self) -> Folder:
         """Where states, logs and reports go."""
         return Folder(f"{self.output}.run")
+
+    @property
+    def states(self) -> StateStore:
+        """The training states of the run."""
+        return StateStore(self.run_folder, self.train.keep, self.holding)
 
     @property
     def resources(self) -> dict[str, float]:

@@ -24,7 +24,7 @@ from deeplab_core.segmenter import Segmenter
 from deeplab_core.sync_bn import convert_sync_batchnorm
 from pipeline.errors import Interrupted
 from pipeline.train.board import open_board
-from pipeline.train.clock import Clock
+from pipeline.train.clock import Clock, CpuTime
 from pipeline.train.initial import initial_model
 from pipeline.train.job import TrainJob
 from pipeline.train.run_log import RunLog
@@ -104,11 +104,13 @@ class _Run:
             pin=context.device.type == "cuda",
         )
         self._began_s = time.monotonic() - self._position.elapsed_s
+        self._cpu_time, self._cpu_before_s = CpuTime(self._loader.loaders_cpu_s), self._position.cpu_s
         self._teller = self._make_teller()
 
     def train(self) -> None:
         """Step until the end of the run, or until somebody must leave."""
         agreed = self._agree()
+        self._catch_up(agreed)
         while (progress := self._progress(agreed)) < 1 and not agreed.stop:
             self._take_step(progress, agreed)
             agreed = self._agree()
@@ -126,6 +128,15 @@ class _Run:
             self._teller.tell()
             self._teller.tell_pace(self._position.step, self._loading_alone())
             self._save(agreed, score=score, finished=True)
+
+    def _catch_up(self, agreed: _Agreed) -> None:
+        """Validate a state that was stored when there was no time to: it might be the best."""
+        position = self._position
+        owed = position.step > 0 and position.score is None and self._validates_after(position.step)
+        if owed and not agreed.stop and self._progress(agreed) < 1:
+            score = self._validate()
+            self._position = _moved(position, validation_s=agreed.elapsed_s)
+            self._save(agreed, score=score, finished=False)
 
     def close(self) -> None:
         self._loader.close()
@@ -166,7 +177,7 @@ class _Run:
         """Rank 0 writes, the others only help to add up."""
         log = board = None
         if self._context.rank == 0:
-            log = RunLog(self._job.run_folder, self._position.step)
+            log = RunLog(self._job.run_folder, self._position.step, self._job.holding)
             board = open_board(self._job.run_folder, self._position.step)
         return Teller(log, board, self._clock, world_size=self._context.world_size)
 
@@ -230,23 +241,22 @@ class _Run:
     def _look_after(self, agreed: _Agreed) -> None:
         """Validate and store the state where that is due; what is validated is stored, it may be the best."""
         position, train = self._position, self._job.train
-        validation_due = self._job.validates and _is_due(
-            position.step,
-            train.validate_steps,
-            agreed.elapsed_s - position.validation_s,
-            train.validate_minutes,
+        since_s = agreed.elapsed_s - position.validation_s
+        validation_due = self._validates_after(position.step) or (
+            self._job.validates and _is_over(since_s, train.validate_minutes)
         )
-        checkpoint_due = _is_due(
-            position.step,
-            train.checkpoint_steps,
-            agreed.elapsed_s - position.checkpoint_s,
-            train.checkpoint_minutes,
+        since_s = agreed.elapsed_s - position.checkpoint_s
+        checkpoint_due = _is_at(position.step, train.checkpoint_steps) or _is_over(
+            since_s, train.checkpoint_minutes
         )
         score = self._validate() if validation_due else None
         if validation_due:
             self._position = _moved(self._position, validation_s=agreed.elapsed_s)
         if validation_due or checkpoint_due:
             self._save(agreed, score=score, finished=False)
+
+    def _validates_after(self, step: int) -> bool:
+        return self._job.validates and _is_at(step, self._job.train.validate_steps)
 
     def _validate(self) -> float:
         job = self._job
@@ -272,10 +282,12 @@ class _Run:
 
     def _loading_alone(self) -> float:
         """Images a second that all ranks' loading gives while nothing else is done."""
-        alone = self._loader.samples_per_s_alone(LOADING_ALONE_S)
+        return self._sum_of_ranks(self._loader.samples_per_s_alone(LOADING_ALONE_S))
+
+    def _sum_of_ranks(self, own: float) -> float:
         if self._context.world_size == 1:
-            return alone
-        total = torch.tensor(alone, dtype=torch.float64, device=self._context.device)
+            return own
+        total = torch.tensor(own, dtype=torch.float64, device=self._context.device)
         dist.all_reduce(total)
         return float(total)
 
@@ -284,6 +296,7 @@ class _Run:
         self._position = _moved(
             self._position,
             elapsed_s=agreed.elapsed_s,
+            cpu_s=self._cpu_before_s + self._sum_of_ranks(self._cpu_time.seconds),
             checkpoint_s=agreed.elapsed_s,
             score=score,
             finished=finished,
@@ -313,9 +326,12 @@ def _moved(position: Position, **changes: Any) -> Position:  # noqa: ANN401 - fi
     return Position(**(vars(position) | changes))
 
 
-def _is_due(step: int, every_steps: int | None, since_s: float, every_minutes: float | None) -> bool:
-    by_steps = every_steps is not None and step % every_steps == 0
-    return by_steps or (every_minutes is not None and since_s >= 60 * every_minutes)
+def _is_at(step: int, every_steps: int | None) -> bool:
+    return every_steps is not None and step % every_steps == 0
+
+
+def _is_over(since_s: float, every_minutes: float | None) -> bool:
+    return every_minutes is not None and since_s >= 60 * every_minutes
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

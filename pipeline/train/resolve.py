@@ -1,6 +1,7 @@
 """From settings to a job: tiles, statistics, the graph, and every "auto" decided."""
 
 import fnmatch
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,8 +22,10 @@ from pipeline.train.job import TrainJob
 from pipeline.train.samples.sample import make_sampler
 from pipeline.train.steps.optimizer import plan_optimizer
 from pipeline.train.tiles.index import load_tile_set
-from pipeline.train.tiles.statistics import training_statistics
+from pipeline.train.tiles.statistics import TileStatistics, training_statistics
 from pipeline.train.tiles.tile_set import TileSet
+
+logger = logging.getLogger(__name__)
 
 LOADERS = {"cpu": 2, "gpu": 8}
 MIB = 1 << 20
@@ -67,6 +70,8 @@ def make_job(config: TrainConfig, tiles: TileSet | None = None) -> TrainJob:
         _check_batch(job, count)
     _check_loss(job)
     make_sampler(job.samples)  # refuses where nothing can be drawn
+    _warn_of_absent_classes(statistics, tiles)
+    _warn_of_taps_that_never_learn(job)
     return job
 
 
@@ -172,6 +177,34 @@ def _gpus(config: TrainConfig, machine: Machine) -> float:
 def _loaders(config: TrainConfig, machine: Machine) -> int:
     chosen = config.compute.loaders
     return LOADERS["gpu" if machine.gpus else "cpu"] if chosen == "auto" else chosen
+
+
+def _warn_of_taps_that_never_learn(job: TrainJob) -> None:
+    """Taps beyond every training crop stay as chance made them, and have their say in larger crops."""
+    features = (job.train.crop_px - 1) // job.model.output_stride + 1
+    beyond = [rate for rate in job.model.rates if rate >= features]
+    if beyond and job.model.provider == "deeplab" and job.parent is None:
+        logger.warning(
+            "the outer taps of model.rates %s will never learn, because train.crop_px = %d gives %d features "
+            "along a side, and they will disturb the larger crops of inference; take larger crops, or rates "
+            "of at most %d",
+            ", ".join(map(str, beyond)),
+            job.train.crop_px,
+            features,
+            max(1, (features - 1) // 2),
+        )
+
+
+def _warn_of_absent_classes(statistics: TileStatistics, tiles: TileSet) -> None:
+    """What was never seen is never predicted; with small sets that is often the split's doing."""
+    counted = zip(tiles.classes, statistics.class_pixels, strict=True)
+    absent = [name for name, pixels in counted if not pixels]
+    if absent:
+        logger.warning(
+            "no tile of the training split holds %s: it will not be learnt; label more, or let another "
+            "tiles.seed or tiles.split_block_m split them",
+            ", ".join(absent),
+        )
 
 
 def _check_crop(job: TrainJob) -> None:

@@ -6,6 +6,7 @@ newest state; one that is finished is left alone.
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 from deeplab_core.metadata import METADATA_NAME, WEIGHTS_NAME
@@ -13,12 +14,14 @@ from pipeline.errors import StorageError
 from pipeline.report.training import write_training_report
 from pipeline.segment.ledger import check_fingerprint, fingerprint, to_bytes
 from pipeline.storage import Folder, redact
+from pipeline.train.board import FOLDER as BOARD
 from pipeline.train.conclusion import Conclusion, conclude
 from pipeline.train.config import TrainConfig
+from pipeline.train.holding import Holding
 from pipeline.train.job import TrainJob
 from pipeline.train.resolve import make_job
-from pipeline.train.run_log import read_log
-from pipeline.train.state import StateStore
+from pipeline.train.run_log import LOG_KEY, read_log
+from pipeline.train.state import STATES
 from pipeline.train.tiles.tile_set import TileSet
 from pipeline.train.workers.workplace import compute_at_work, train_at_work
 
@@ -43,6 +46,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, tiles: TileSet | None
         return report
     if not is_new:
         logger.info("going on with %s", redact(job.output))
+    job = replace(job, holding=Holding.take(job.run_folder))
     _train(job, config)
     return _finish(job, config)
 
@@ -65,6 +69,7 @@ def _begin(job: TrainJob, config: TrainConfig, *, overwrite: bool) -> bool:
             f"the output must be a new place, but {redact(job.output)} holds something that is not a "
             "training run of this program; give another --output, or start over with --overwrite"
         )
+    _forget_leftovers(run)
     document = {
         "fingerprint": fingerprint(fields),
         "fingerprint_fields": fields,
@@ -72,6 +77,13 @@ def _begin(job: TrainJob, config: TrainConfig, *, overwrite: bool) -> bool:
     }
     run.write(SETTINGS_KEY, to_bytes(document))
     return True
+
+
+def _forget_leftovers(run: Folder) -> None:
+    """Without settings nobody knows whose states they are: a deletion that was cut short may leave some."""
+    for name in (STATES, BOARD):
+        run.child(name).delete_all()
+    run.delete([LOG_KEY])
 
 
 def _check_that_it_is_ours(output: Folder, stored: object) -> None:
@@ -85,7 +97,7 @@ def _check_that_it_is_ours(output: Folder, stored: object) -> None:
 
 
 def _train(job: TrainJob, config: TrainConfig) -> None:
-    position = StateStore(job.run_folder, job.train.keep).position()
+    position = job.states.position()
     if position is not None and position.finished:
         return  # a kill struck between the last step and the report
     train_at_work(job, config)
@@ -105,7 +117,7 @@ def _finish(job: TrainJob, config: TrainConfig) -> dict[str, Any]:
 
 def _make_report(job: TrainJob, conclusion: Conclusion) -> dict[str, Any]:
     best = conclusion.best
-    last = StateStore(job.run_folder, job.train.keep).position() or best
+    last = job.states.position() or best
     paces = [record for record in read_log(job.run_folder) if record["kind"] == "pace"]
     pace = paces[-1] if paces else {}
     told = {split: validation.to_json() for split, validation in conclusion.found.items()}
@@ -120,6 +132,7 @@ def _make_report(job: TrainJob, conclusion: Conclusion) -> dict[str, Any]:
         "best_step": best.step,
         "samples": last.sample,
         "seconds": last.elapsed_s,
+        "cpu_seconds": last.cpu_s,
         **{name: pace.get(name) for name in ("images_per_s", "loading_images_per_s", "time_shares")},
         "splits": {split: len(job.tiles.of(split)) for split in ("train", "val", "test")},
         "validation": told,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage import Folder, is_local, join_url
+from pipeline.train.holding import Holding
 
 LOG_KEY = "log.jsonl"
 REMOTE_EVERY_S = 60.0
@@ -23,9 +24,15 @@ class RunLog:
     Args:
         run: The run's folder, ``<output>.run``.
         step: Step that the run goes on from.
+        holding: What whoever writes must still hold; None for nothing.
+
+    Raises:
+        MismatchError: Here and whenever it is flushed: another training has taken over.
     """
 
-    def __init__(self, run: Folder, step: int) -> None:
+    def __init__(self, run: Folder, step: int, holding: Holding | None = None) -> None:
+        self._holding = holding or Holding(run)
+        self._holding.check()
         self._run = run
         self._lines = [_line(record) for record in read_log(run) if record["step"] <= step]
         self._run.write(LOG_KEY, "".join(self._lines).encode())
@@ -48,9 +55,11 @@ class RunLog:
             at_once: Also where that means writing the whole log again, to a bucket.
         """
         if self._local is not None:
+            self._holding.check()
             with self._local.open("a") as file:
                 file.writelines(self._pending)
         elif at_once or time.monotonic() - self._written > REMOTE_EVERY_S:
+            self._holding.check()
             self._lines += self._pending
             self._run.write(LOG_KEY, "".join(self._lines).encode())
             self._written = time.monotonic()

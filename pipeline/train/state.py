@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from typing import Any
 import torch
 
 from pipeline.storage import Folder, is_local, redact
+from pipeline.train.holding import Holding
 
 logger = logging.getLogger(__name__)
 
+STATES = "states"
 TENSORS_NAME = "state.pt"
 FACTS_NAME = "state.json"
 STATE_NAME = re.compile(r"step-(\d{8})")
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Position:
         step: Optimiser steps done.
         sample: Samples seen, which is the next sample.
         elapsed_s: Seconds of training, over all resumes.
+        cpu_s: Seconds of processor time in them, of all workers together.
         finished: Whether it is at its end.
         score: Mean IoU of the validation at this step, or None without one.
         checkpoint_s: Seconds of training when the last state was stored.
@@ -47,6 +50,7 @@ class Position:
     step: int = 0
     sample: int = 0
     elapsed_s: float = 0.0
+    cpu_s: float = 0.0
     finished: bool = False
     score: float | None = None
     checkpoint_s: float = 0.0
@@ -94,11 +98,13 @@ class StateStore:
     Args:
         run: The run's folder, ``<output>.run``.
         keep: How many of the last states are kept.
+        holding: What whoever stores states here must still hold; None for those who only read.
     """
 
-    def __init__(self, run: Folder, keep: int) -> None:
-        self._folder = run.child("states")
+    def __init__(self, run: Folder, keep: int, holding: Holding | None = None) -> None:
+        self._folder = run.child(STATES)
         self._keep = keep
+        self._holding = holding or Holding(run)
         self._downloads: list[Path] = []
         weakref.finalize(self, _remove, self._downloads)
 
@@ -107,7 +113,11 @@ class StateStore:
 
         Args:
             state: A local folder that `write_state` filled.
+
+        Raises:
+            MismatchError: Another training has taken over.
         """
+        self._holding.check()
         name = f"step-{read_position(state).step:08d}"
         known = self._folder.child(name)
         known.delete([FACTS_NAME])  # a state of the same step is replaced, and is incomplete meanwhile
@@ -143,8 +153,9 @@ class StateStore:
             name, _, file = entry.key.partition("/")
             match = STATE_NAME.fullmatch(name)
             if match and file == FACTS_NAME:
-                facts = json.loads(self._folder.read(entry.key))
-                found[int(match[1])] = Position(**facts["position"])
+                with suppress(FileNotFoundError):  # another training has just let go of it
+                    facts = json.loads(self._folder.read(entry.key))
+                    found[int(match[1])] = Position(**facts["position"])
         return found
 
     def _fetch(self, step: int) -> Path | None:
@@ -182,7 +193,8 @@ class StateStore:
             self._folder.delete([key])
         if is_local(self._folder.url):
             for folder in {Path(self._folder.url) / key.partition("/")[0] for key in stale}:
-                folder.rmdir()
+                with suppress(OSError):  # gone, or in use again: of no weight, only tidier without
+                    folder.rmdir()
 
 
 def _by_merit(states: Mapping[int, Position]) -> list[int]:

@@ -37,7 +37,7 @@ from ray.util.metrics import Gauge
 
 from pipeline.errors import Interrupted, StorageError, TerrazzoError
 from pipeline.segment.machine import this_machine
-from pipeline.segment.signals import stop_on_signals
+from pipeline.signals import stop_on_signals
 from pipeline.storage import credentials
 from pipeline.train.config import TrainConfig
 from pipeline.train.job import TrainJob
@@ -227,7 +227,7 @@ class _Order:
     def work(self) -> None:
         """Train, as one of the workers."""
         os.environ.update(self.environment)
-        store = StateStore(self.job.run_folder, self.job.train.keep)
+        store = self.job.states
         is_first = ray.train.get_context().get_world_rank() == 0
         if is_first:
             ray.get(self.desk.begin.remote())

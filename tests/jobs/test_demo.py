@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from deeplab_core import ModelConfig, build_model
 from jobs.demo import _summary, main
 from pipeline.config import RunConfig
 from pipeline.demo import processes
+from pipeline.demo.config import DemoConfig
 from pipeline.synthetic.cover import CLASSES, COLORS
 from pipeline.train.config import TrainConfig
 from tests.pipeline.report.browser import CHROMIUM, opened
@@ -22,18 +25,48 @@ from tests.pipeline.report.browser import CHROMIUM, opened
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def recipe():
+    return TrainConfig.model_validate(
+        yaml.safe_load((REPOSITORY / "jobs/configs/demo_train.yaml").read_text())
+    )
+
+
 def test_the_settings_fit_the_landscape():
-    training = yaml.safe_load((REPOSITORY / "jobs/configs/demo_train.yaml").read_text())
-    labels = TrainConfig.model_validate(training).labels
+    labels = recipe().labels
     assert tuple(labels.values.values()) == CLASSES
     assert tuple(labels.colors[name] for name in CLASSES) == COLORS
     segmentation = yaml.safe_load((REPOSITORY / "jobs/configs/demo_segment.yaml").read_text())
     assert RunConfig.model_validate(segmentation).inference.compile == "off"
 
 
+def test_steps_and_not_minutes_decide_what_is_learnt():
+    train = recipe().train
+    assert DemoConfig().steps == train.max_steps
+    assert train.max_minutes is DemoConfig().minutes is None  # time in the learning rate: no two runs alike
+
+
+def test_no_weight_stays_as_chance_made_it():
+    """A tap that no training crop reaches learns nothing, and disturbs the larger crops of inference."""
+    train, given = recipe().train, recipe().model
+    torch.manual_seed(0)
+    model = build_model(ModelConfig.model_validate(given | {"classes": CLASSES, "in_channels": 4})).train()
+    model(torch.randn(2, 4, train.crop_px, train.crop_px)).square().mean().backward()
+    for name, weight in model.named_parameters():
+        if weight.ndim == 4:
+            learns_HW = weight.grad.abs().amax(dim=(0, 1)) > 0
+            assert learns_HW.all(), (name, learns_HW)
+    features_px = (train.crop_px - 1) // given["output_stride"] + 1
+    assert 2 * max(given["rates"]) < features_px  # somewhere in a crop all taps of a filter lie within
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["--side", "2049"], "multiple of 8"), (["--side", "512"], "2048"), (["--minutes", "0"], "minutes")],
+    [
+        (["--side", "2049"], "multiple of 8"),
+        (["--side", "512"], "2048"),
+        (["--minutes", "0"], "minutes"),
+        (["--set", "steps=null"], "needs an end"),
+    ],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(flags, words, tmp_path, capsys):
     assert main(["--folder", str(tmp_path / "demo"), *flags]) == 2
@@ -49,7 +82,7 @@ def test_a_poor_map_is_told_with_its_remedy(miou, says_so):
         "page": "r.html",
     }  # fmt: skip
     told = "\n".join(_summary(report))
-    assert ("--minutes" in told) == says_so
+    assert ("--steps" in told) == says_so
     assert ("41 steps" in told) == says_so
 
 

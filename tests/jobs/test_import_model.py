@@ -17,6 +17,7 @@ from deeplab_core import load_checkpoint
 from deeplab_core.segmenter import Segmenter
 from jobs.import_model import main
 from tests.deeplab_core.random_models import random_images, randomised, relative_difference
+from tests.pipeline.raster.file_server import served
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "import_model.py"
 CONFIG = {"backbone": "mobilenet_v3_large", "arch": "deeplabv3", "classes": ["a", "b", "c"]}
@@ -36,7 +37,7 @@ def weights(network: nn.Module, tmp_path: Path) -> Path:
     return tmp_path / "weights.pth"
 
 
-def words(tmp_path: Path, config: Any, *, weights: Path, library: str = "torchvision") -> list[str]:
+def words(tmp_path: Path, config: Any, *, weights: Path | str, library: str = "torchvision") -> list[str]:
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(config))
     paths = ["--weights", str(weights), "--config", str(tmp_path / "model.yaml")]
     return ["--from", library, *paths, "--output", str(tmp_path / "imported")]
@@ -106,6 +107,22 @@ class TestImport:
             "sha256": metadata.sha256,
         }
         assert json.loads((tmp_path / "imported" / "model.json").read_text())["config"]["head_conv"] is True
+
+    def test_all_can_be_said_without_a_file(self, weights: Path, tmp_path: Path) -> None:
+        said = [f"--set={name}={json.dumps(value)}" for name, value in (CONFIG | {"head_conv": True}).items()]
+        places = ["--weights", str(weights), "--output", str(tmp_path / "imported")]
+        assert main(["--from", "torchvision", *places, *said]) == 0
+        assert imported(tmp_path).config.classes == ("a", "b", "c")
+
+    def test_signatures_of_addresses_are_not_kept(self, network: nn.Module, tmp_path: Path) -> None:
+        """Nor do they hide what kind of file it is."""
+        save_file(network.state_dict(), tmp_path / "net.safetensors")
+        with served(tmp_path) as address:
+            command = words(tmp_path, CONFIG, weights=f"{address}/net.safetensors?signature=secret")
+            assert main(command) == 0
+        metadata = imported(tmp_path).metadata
+        assert metadata is not None
+        assert metadata.lineage.data == {"imported_from": "torchvision", "weights": "net.safetensors"}
 
 
 class TestRefused:

@@ -80,6 +80,15 @@ def test_the_loop_from_an_empty_registry_on(small, tmp_path, capsys):
     assert code == 2
     assert "at least 2 new training tiles (retrain.min_new_tiles), got 1" in refused["error"]
 
+    # For a schedule it is a quiet week: said as clearly, but no failure.
+    before = files_below(tmp_path / "registry")
+    code, quiet = turn(small, capsys, "--set", "retrain.too_few=wait")
+    assert (code, quiet["action"], quiet["promoted"]) == (0, "wait", False)
+    assert quiet["tiles"]["new"] == ["tile-5"]
+    assert files_below(tmp_path / "registry") == before
+    assert main(["--config", str(small), "--set", "retrain.too_few=wait", "--dry-run"]) == 0
+    assert "wait: 1 new tiles" in capsys.readouterr().out
+
     # Two are enough; the challenger is compared on the split that was frozen, and knows its parent.
     write_tile(tmp_path / "tiles", "tile-6", seed=6)
     split_by_hand(tmp_path / "tiles", {"tile-4"})

@@ -41,12 +41,14 @@ def test_a_run_from_a_config_file(config, tmp_path, capsys):
     assert main(["--config", str(config), "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {
-        "status", "miou", "iou", "dice", "pixel_accuracy", "confusion", "steps", "seconds", "output"
+        "status", "miou", "iou", "dice", "pixel_accuracy", "confusion", "steps", "seconds", "cpu_seconds",
+        "output",
     } <= set(report)  # fmt: skip
     assert (tmp_path / "model" / "model.json").is_file()
     assert main(["--config", str(config)]) == 0
     out = capsys.readouterr().out
     assert "complete: 2 steps" in out
+    assert "of processor time)" in out
     assert "loading alone" in out
 
 

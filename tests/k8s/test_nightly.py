@@ -331,3 +331,11 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
+
+
+def test_a_pod_that_does_not_say_where_it_is_must_be_told(cluster: KubernetesServer, tmp_path: Path) -> None:
+    account = mount_account(tmp_path / "nameless")
+    (account / "namespace").unlink()
+    ended = run(cluster, tmp_path, **{"api.account_folder": str(account)})
+    assert ended.code == 2
+    assert f"api.namespace must be given where there is no {account / 'namespace'} to say it" in ended.err

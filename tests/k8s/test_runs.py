@@ -137,6 +137,15 @@ def test_retraining_by_hand_is_the_weekly_one(overlay: str) -> None:
     assert yaml.safe_load(by_hand) == yaml.safe_load(weekly)
 
 
+@pytest.mark.parametrize("overlay", ["cpu-small", "gpu-spot", "kueue"])
+def test_a_week_with_few_new_tiles_fails_nothing(overlay: str) -> None:
+    """Exit code 2 would be tried again on new nodes, and then raise an alert."""
+    weekly = yaml.safe_load((ROOT / f"k8s/overlays/{overlay}/runs/retrain.yaml").read_text())
+    config = RetrainConfig.model_validate(weekly)
+    assert config.retrain.min_new_tiles > 1
+    assert config.retrain.too_few == "wait"
+
+
 def worker_groups(kustomization: str) -> list[Document]:
     """The workers of a kustomization's jobs, which are all alike."""
     first, *others = [

@@ -102,7 +102,7 @@ def _of_tile_set(url: str, settings: EvaluatedLabels, scene: Scene) -> Iterator[
 def _drawn(
     name: str, url: str, property_name: str, outside: int, values: LabelValues, scene: Scene, within: Window
 ) -> DrawnLabels:
-    key_of = class_of_feature(url, property_name, scene.class_names, values)
+    key_of = class_of_feature(url, property_name, scene.class_names, values, wanted="a class of the mosaic")
     drawn = read_drawn(url, scene.grid, origin=scene.origin, key_of=key_of)
     footprint = drawn.footprint.intersect(within) if outside == scene.unlabelled else within
     return DrawnLabels(name, url, drawn, outside, footprint)

@@ -16,11 +16,11 @@ from pipeline.raster.consolidate import consolidate
 from pipeline.raster.export.cog import export_cog
 from pipeline.raster.mosaic import create_mosaic
 from pipeline.report.evaluation import REPORT_KEY, write_evaluation_report
-from pipeline.report.page import PAGE_KEY
+from pipeline.report.frame import PAGE_KEY
 from pipeline.segment.executor import Event, Executor, Finished, GivenUp
 from pipeline.segment.ledger import PLAN_KEY, check_fingerprint, to_bytes
 from pipeline.segment.progress import Progress
-from pipeline.segment.signals import stop_on_signals
+from pipeline.signals import stop_on_signals
 from pipeline.storage import normalise_url, redact
 from pipeline.train.evaluate.evaluation import Evaluation
 from pipeline.train.evaluate.executors import executor_for

@@ -4,7 +4,7 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -276,11 +276,6 @@ def to_sparse(counts: NDArray[np.int64]) -> Sparse:
     """The cells of a matrix that are not 0: their flat places and their values."""
     at = np.flatnonzero(counts)
     return {"at": at.tolist(), "n": counts.reshape(-1)[at].tolist()}
-
-
-def add_sparse(counts: NDArray[np.int64], sparse: Mapping[str, list[int]]) -> None:
-    """Add what ``to_sparse`` gave."""
-    counts.reshape(-1)[sparse["at"]] += np.array(sparse["n"], np.int64)
 
 
 def _squares(window: Window, side_px: int) -> Iterator[Window]:

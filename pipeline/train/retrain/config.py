@@ -1,6 +1,6 @@
 """Settings of retraining: those of training, and what makes a challenger worth its place."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,13 @@ class RetrainSettings(Settings):
     min_new_tiles: Annotated[
         Count, Field(description="training tiles that the champion has not seen, below which it is refused")
     ] = 1
+    too_few: Annotated[
+        Literal["refuse", "wait"],
+        Field(
+            description="what becomes of a run with fewer: refuse: exit code 2; wait: it is complete, for "
+            "schedules, where a quiet week is no failure. Both say how many there are and change nothing"
+        ),
+    ] = "refuse"
     new_share: Annotated[
         Share, Field(description="share of the samples taken from new tiles; the rest replays old ones")
     ] = 0.5

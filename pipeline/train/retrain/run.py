@@ -90,7 +90,13 @@ def retrain(config: RetrainConfig, *, dry_run: bool = False) -> dict[str, Any]:
     if round_.holder is not None and not round_.intake.new:
         logger.info("%s has seen every tile; nothing is done", round_.champion)
         return report | {"action": "nothing", "promoted": False, "verdict": None}
-    _check_enough(config, round_)
+    too_few = _too_few(config, round_)
+    if too_few is not None:
+        if config.retrain.too_few == "refuse":
+            raise SettingsError(too_few)
+        logger.info("%s; nothing is done until there are", too_few)
+        return report | {"action": "wait", "promoted": False, "verdict": None}
+    _check_validation(round_)
     if dry_run:
         return report | {"action": "would train", "promoted": False, "verdict": None}
     figures = _train_and_compare(config, round_)
@@ -140,15 +146,20 @@ def _name(config: RetrainConfig, holder: Holder | None, intake: Intake) -> str:
     return f"v-{fingerprint(made_from)[:12]}"
 
 
-def _check_enough(config: RetrainConfig, round_: Round) -> None:
+def _too_few(config: RetrainConfig, round_: Round) -> str | None:
+    """What is missing, in a sentence; None where there are enough."""
     intake, least = round_.intake, config.retrain.min_new_tiles
+    if len(intake.new) >= least:
+        return None
     left_out = f"; {len(intake.rejected)} came with one that was turned down" if intake.rejected else ""
-    if len(intake.new) < least:
-        raise SettingsError(
-            f"retraining takes at least {least} new training tiles (retrain.min_new_tiles), got "
-            f"{len(intake.new)} that {round_.champion or 'nobody'} has not seen{left_out}"
-        )
-    if not intake.validation:
+    return (
+        f"retraining takes at least {least} new training tiles (retrain.min_new_tiles), got "
+        f"{len(intake.new)} that {round_.champion or 'nobody'} has not seen{left_out}"
+    )
+
+
+def _check_validation(round_: Round) -> None:
+    if not round_.intake.validation:
         raise SettingsError(
             f"champion and challenger are compared on the validation split, but none of the tiles in "
             f"{redact(round_.tiles.url)} is in it; raise tiles.val_share"

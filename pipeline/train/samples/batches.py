@@ -34,6 +34,10 @@ class Batch:
 class Source(Protocol):
     """Whatever gives samples by number."""
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time of other processes that load."""
+
     def load(self, number: int) -> Sample:
         """The n-th sample of the run."""
 
@@ -121,6 +125,10 @@ class BatchLoader:
         while time.monotonic() - began < seconds:
             count += sum(len(batch.labels_NHW) for batch in self.next_step())
         return count / (time.monotonic() - began)
+
+    def loaders_cpu_s(self) -> float:
+        """Seconds of processor time that other processes have taken to load."""
+        return self._source.cpu_s
 
     def close(self) -> None:
         """Stop loading."""

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import queue
+import time
 from multiprocessing.connection import Connection
 
 import torch
@@ -23,6 +24,7 @@ class ProcessSource:
     def __init__(self, spec: SampleSpec, num_processes: int) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._cpu_s: dict[Connection, float] = {}
         self._connections: list[Connection] = []
         self._processes = []
         for _ in range(num_processes):
@@ -34,6 +36,11 @@ class ProcessSource:
             self._connections.append(ours)
             self._free.put(ours)
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time that the processes have taken, as they said last."""
+        return sum(list(self._cpu_s.values()))
+
     def load(self, number: int) -> Sample:
         """The n-th sample.
 
@@ -43,7 +50,7 @@ class ProcessSource:
         connection = self._free.get()
         try:
             connection.send(number)
-            answer = connection.recv()
+            answer, self._cpu_s[connection] = connection.recv()
         except (EOFError, OSError) as error:
             raise StorageError(
                 "a process that loads crops must not die, but one did; was memory short? Start again to go "
@@ -70,9 +77,10 @@ def _serve(spec: SampleSpec, connection: Connection) -> None:
         while True:
             number = connection.recv()
             try:
-                connection.send(source.load(number))
+                answer: Sample | Exception = source.load(number)
             except Exception as error:  # noqa: BLE001 - it is raised where the sample is wanted
-                connection.send(error)
+                answer = error
+            connection.send((answer, time.process_time()))
     except (EOFError, OSError, KeyboardInterrupt):
         pass  # nobody listens any more
     finally:

@@ -69,6 +69,11 @@ class SampleSource:
         self._mean_C = np.array(spec.mean, np.float32)
         self._std_C = np.array(spec.std, np.float32)
 
+    @property
+    def cpu_s(self) -> float:
+        """Of other processes: none, this one loads."""
+        return 0.0
+
     def load(self, number: int) -> Sample:
         """The n-th sample.
 

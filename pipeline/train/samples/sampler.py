@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from pipeline.errors import SettingsError
 from pipeline.train.tiles.tile_set import Tile
 
+MOST_VISITS = 4
+"""Of a pixel in an epoch for the sake of its class, on average: a class of a few pixels, often a slip in the
+labels, would else have every crop that is drawn for a class."""
+
 _ORDER, _SAMPLE = 0, 1
 """What a generator is for: the two never share a stream."""
 
@@ -68,7 +72,9 @@ class Sampler:
         self._seed = seed
         self._rare_share = rare_share
         self._slots_S = _slots(pixels_TK.sum(axis=1), weights_T, crop_px)
-        self._class_shares_K = _inverse_frequencies(pixels_TK[weights_T > 0].sum(axis=0))
+        self._class_shares_K = _class_shares(
+            pixels_TK[weights_T > 0].sum(axis=0), rare_share * len(self._slots_S)
+        )
         # By the square root: many tiles are seen, though most pixels of a rare class often lie in one.
         self._tile_shares_KT = _shares(np.sqrt(pixels_TK.T) * weights_T)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)  # a batch may straddle two epochs
@@ -104,11 +110,27 @@ def _slots(pixels_T: NDArray[np.float64], weights_T: NDArray[np.float64], crop_p
     return np.repeat(np.arange(len(area_T)), counts_T.astype(np.int64))
 
 
-def _inverse_frequencies(pixels_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares in inverse proportion to the classes' pixels; 0 for a class without."""
+def _class_shares(pixels_K: NDArray[np.float64], rare_samples: float) -> NDArray[np.float64]:
+    """Shares in inverse proportion to the classes' pixels; 0 for a class without.
+
+    What a class of few pixels may not have goes to the others.
+
+    Args:
+        pixels_K: Pixels of each class.
+        rare_samples: Samples of an epoch that are drawn for a class.
+    """
     present_K = pixels_K > 0
     inverse_K = np.where(present_K, 1.0 / np.where(present_K, pixels_K, 1.0), 0.0)
-    return inverse_K / inverse_K.sum()
+    largest_K = MOST_VISITS * pixels_K / max(rare_samples, 1.0)
+    capped_K = np.zeros_like(present_K)
+    while True:
+        free_K = inverse_K * ~capped_K
+        left = 1.0 - largest_K[capped_K].sum()
+        shares_K = np.where(capped_K, largest_K, left * free_K / max(free_K.sum(), np.finfo(float).tiny))
+        over_K = ~capped_K & (shares_K > largest_K)
+        if not over_K.any():
+            return shares_K / shares_K.sum()
+        capped_K |= over_K
 
 
 def _shares(values_KT: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.window import Window
 from pipeline.segment.executor import TASKS_IN_FLIGHT, Event, Finished, GivenUp
 from pipeline.segment.progress import Progress
-from pipeline.segment.signals import stop_on_signals
+from pipeline.signals import stop_on_signals
 from pipeline.storage import normalise_url, redact, write_url
 from pipeline.train.evaluate.executors import executor_for
 from pipeline.train.suggest.doubt import (

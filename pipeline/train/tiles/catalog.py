@@ -22,8 +22,6 @@ BESIDE_RASTERS = (
 """Files beside rasters that are none; a pattern that leaves the kind of file open passes them over."""
 
 HASH_BYTES = 16 << 20
-PNG_TAIL_BYTES = 4096
-"""Of a PNG file: where its end mark is, though some programs write a little after it."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,6 @@ class Found:
             for found in self.objects
         ]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether it is a PNG file without its end: GDAL reads it without a word, repeating the last row."""
-        if not self.key.lower().endswith(".png"):
-            return False
-        size_bytes = self.objects[0].size_bytes
-        tail_bytes = min(PNG_TAIL_BYTES, size_bytes)
-        tail = self.folder.read_range(self.key, size_bytes - tail_bytes, tail_bytes) if tail_bytes else b""
-        return b"IEND" not in tail
 
     def sha256(self) -> str:
         """The hash of its bytes; of Zarr, of every object's path and bytes."""

@@ -6,6 +6,7 @@ that holds its centre, and to a point that lies in it; what comes later in the f
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from pipeline.train.evaluate.placement import cells
 from pipeline.train.tiles.label_values import UNKNOWN, LabelsRead, LabelValues
 
 BURNABLE = ("Polygon", "MultiPolygon", "Point", "MultiPoint", "GeometryCollection")
+WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 BENDS = 100
 """Long edges bend when projected: so many points along a geometry's extent keep them where they belong."""
 
@@ -156,21 +158,29 @@ def read_drawn(
 
 
 def class_of_feature(
-    url: str, property_name: str, class_names: tuple[str, ...], values: LabelValues
+    url: str, property_name: str, class_names: tuple[str, ...], values: LabelValues, *, wanted: str
 ) -> Callable[[int, Mapping[str, Any]], int]:
-    """From a feature to its class: by the class's name, or by a value as rasters have them."""
+    """From a feature to its class: by the class's name, or by a value as label rasters have them.
+
+    Args:
+        url: The file of polygons.
+        property_name: Where a feature says its class.
+        class_names: The classes.
+        values: From a label raster's values to classes.
+        wanted: What a feature must have, as an error says it, such as "a class of the mosaic".
+    """
 
     def key_of(number: int, properties: Mapping[str, Any]) -> int:
         value = property_of(properties, property_name)
         if isinstance(value, str) and value in class_names:
             return class_names.index(value)
-        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
             value = int(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         found = values.index(value) if is_number else UNKNOWN
         if found == UNKNOWN:
             raise SettingsError(
-                f"every polygon must have a class of the mosaic ({', '.join(class_names)}) as its property "
+                f"every polygon must have {wanted} ({', '.join(class_names)}) as its property "
                 f"{property_name!r}, got {value!r} in feature {number} of {redact(url)}; labels.property "
                 "names another property, labels.values maps numbers to classes"
             )

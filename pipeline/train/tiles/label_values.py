@@ -44,7 +44,7 @@ class LabelValues:
 
     def index(self, raw: float) -> int:
         """The class of one value, ``unlabelled``, or ``UNKNOWN``."""
-        if raw != int(raw):
+        if not float(raw).is_integer():  # NaN and infinities too
             return self.other
         mapped = self._mapped
         if raw in mapped:

@@ -17,7 +17,7 @@ from pipeline.raster.gdal_bands import gdal_environment, open_dataset
 from pipeline.raster.grid import Grid
 from pipeline.raster.source import BandInfo, SourceInfo
 from pipeline.segment.find_source import find_source
-from pipeline.storage import normalise_url, redact
+from pipeline.storage import normalise_url
 from pipeline.train.evaluate.placement import share_ground
 from pipeline.train.tiles.catalog import Found, Pair
 from pipeline.train.tiles.ground import offset_px
@@ -66,7 +66,7 @@ class Looked:
 def look(pair: Pair) -> Looked | BadTile:
     """Read the headers of an image and its labels, and see whether they fit."""
     try:
-        info = find_source(SourceSettings(urls=(pair.image.url,))).info
+        info = find_source(SourceSettings(urls=(pair.image.url,)), identified=False).info
         date, declared = _tags(pair.image)[0], None
         if not is_drawn(pair.labels.url):
             found = find_labels(pair.labels.url)
@@ -74,9 +74,6 @@ def look(pair: Pair) -> Looked | BadTile:
             misfit = _misfit(pair.id, info.grid, found.info)
             if misfit:
                 return pair.bad(misfit)
-        for file in (pair.image, pair.labels):
-            if file.is_cut_short:
-                return pair.bad(f"unreadable: the file is cut short: {redact(file.url)}")
     except TerrazzoError as error:
         return pair.bad(f"unreadable: {error}")
     return Looked(pair, info, pair.date or date, declared)

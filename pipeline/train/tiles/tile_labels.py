@@ -84,7 +84,8 @@ def find_labels(url: str, *, keep_nodata: bool = False) -> FoundSource:
         url: Where it lies.
         keep_nodata: Whether the value that it declares as nodata is read like any other.
     """
-    return find_source(SourceSettings(urls=(url,), nodata=NO_NODATA if keep_nodata else None))
+    settings = SourceSettings(urls=(url,), nodata=NO_NODATA if keep_nodata else None)
+    return find_source(settings, identified=False)
 
 
 def label_band(info: SourceInfo) -> int:

@@ -136,7 +136,7 @@ def open_image(url: str, bands: Sequence[str], *, num_threads: int = 1) -> Raste
         bands: As ``Tile.bands``.
         num_threads: CPU threads that it may be decoded with.
     """
-    found = find_source(SourceSettings(urls=(url,)))
+    found = find_source(SourceSettings(urls=(url,)), identified=False)
     numbers = band_numbers(found.info.bands, bands)
     if None in numbers:
         raise _changed(url, f"bands {', '.join(bands)}")

@@ -89,25 +89,13 @@ class TileSegmenter:
             node_px=model.lattice_stride,
         )
         batch = BATCH.get(how.device.type, BATCH["cpu"])
-        batch = batch if most_crops is None else max(1, min(batch, most_crops))
-        # Layers that are made anew draw weights before they get theirs; training's numbers must not notice.
-        with torch.random.fork_rng(devices=[]):
-            prepared = prepare_for_inference(
-                model,
-                precision=how.precision,
-                compile=False,
-                device=how.device,
-                batch=batch,
-                size_px=how.crop_px,
-                scales=how.scales,
-            )
-        self._how = how
-        self._network = MultiScale(prepared, scales=how.scales, flips=how.flips)
-        self._dtype = prepared.preparation.dtype
+        self._batch = batch if most_crops is None else max(1, min(batch, most_crops))
+        self._model, self._how = model, how
+        self._network, self._dtype = self._prepared()
         self._gain = tuple(1.0 / std for std in how.std)
         self._bias = tuple(-mean / std for mean, std in zip(how.mean, how.std, strict=True))
         self._node_px = model.lattice_stride
-        self._num_classes, self._batch = model.config.num_classes, batch
+        self._num_classes = model.config.num_classes
         self._engines: dict[tuple[int, int], BlockEngine] = {}
 
     def lattice(self, grid: Grid) -> Lattice:
@@ -157,9 +145,37 @@ class TileSegmenter:
                 batch=self._batch,
             )
             self._engines = {
-                size: BlockEngine(self._network, settings, device=self._how.device, dtype=self._dtype)
+                size: BlockEngine(
+                    self._network,
+                    settings,
+                    device=self._how.device,
+                    dtype=self._dtype,
+                    smaller=self._prepared_for,
+                )
             }
         return self._engines[size]
+
+    def _prepared_for(self, batch: int) -> MultiScale:
+        """The network for fewer crops at once, for tiles of other sizes too; the one before is let go of."""
+        del self._network
+        self._batch = batch
+        self._network, _ = self._prepared()
+        return self._network
+
+    def _prepared(self) -> tuple[MultiScale, torch.dtype]:
+        how = self._how
+        # Layers that are made anew draw weights before they get theirs; training's numbers must not notice.
+        with torch.random.fork_rng(devices=[]):
+            prepared = prepare_for_inference(
+                self._model,
+                precision=how.precision,
+                compile=False,
+                device=how.device,
+                batch=self._batch,
+                size_px=how.crop_px,
+                scales=how.scales,
+            )
+        return MultiScale(prepared, scales=how.scales, flips=how.flips), prepared.preparation.dtype
 
 
 def on_lattice(window: Window, grid: Grid) -> Window:

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -15,13 +16,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import (
+    ProcessContext,
+    ProcessException,
+    ProcessExitedException,
+    start_processes,
+)
 
 from pipeline import errors
 from pipeline.errors import Interrupted, TerrazzoError
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
-from pipeline.train.state import StateStore
 from pipeline.train.workers.context import LocalContext, Stop
 
 POLL_S = 0.5
@@ -35,7 +40,7 @@ def train_here(job: TrainJob, stop: threading.Event) -> None:
         job: What is trained.
         stop: Set to end early.
     """
-    train_loop(job, LocalContext(StateStore(job.run_folder, job.train.keep), _device(job, 0), stop))
+    train_loop(job, LocalContext(job.states, _device(job, 0), stop))
 
 
 def train_in_processes(job: TrainJob, num_workers: int, stop: threading.Event) -> None:
@@ -61,12 +66,15 @@ def train_in_processes(job: TrainJob, num_workers: int, stop: threading.Event) -
             while not workers.join(timeout=POLL_S):
                 if stop.is_set():
                     shared_stop.set()
-        except ProcessExitedException as error:
+        except ProcessException as error:
             # A process that was refused says why; the others lose their connection to it, one way or other.
             _raise_refusal(Path(folder))
+            lost = _lost(workers, error)
+            if lost is None:
+                raise
             raise Interrupted(
-                f"worker {error.error_index} of {num_workers} died ({error.signal_name or error.exit_code}); "
-                "start again to go on from the last state"
+                f"worker {lost[0]} of {num_workers} died ({lost[1]}); start again to go on from "
+                "the last state"
             ) from error
         _raise_refusal(Path(folder))
 
@@ -85,9 +93,8 @@ def _work(rank: int, *, job: TrainJob, num_workers: int, folder: Path, stop: Sto
         world_size=num_workers,
         timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
     )
-    store = StateStore(job.run_folder, job.train.keep)
     try:
-        train_loop(job, LocalContext(store, device, stop, rank=rank, world_size=num_workers))
+        train_loop(job, LocalContext(job.states, device, stop, rank=rank, world_size=num_workers))
     except TerrazzoError as error:
         told = {"kind": type(error).__name__, "message": str(error), "time": time.time()}
         (folder / f"refusal-{rank}.json").write_text(json.dumps(told))
@@ -95,6 +102,21 @@ def _work(rank: int, *, job: TrainJob, num_workers: int, folder: Path, stop: Sto
             os._exit(1)  # the others may wait in a collective: they end when this process is gone
     with suppress(Exception):  # peers may have left already
         dist.destroy_process_group()
+
+
+def _lost(workers: ProcessContext, error: ProcessException) -> tuple[int, str] | None:
+    """Which process died and of what; None where one raised an error of its own.
+
+    Of several that ended before anybody looked torch names the one of the lowest rank, and that may only have
+    lost its connection. SIGTERM is what torch itself ends those with that are left.
+    """
+    if isinstance(error, ProcessExitedException):
+        return error.error_index, str(error.signal_name or error.exit_code)
+    for rank, process in enumerate(workers.processes):
+        code = process.exitcode or 0
+        if code < 0 and code != -signal.SIGTERM:
+            return rank, signal.Signals(-code).name
+    return None
 
 
 def _raise_refusal(folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.segment.signals import stop_on_signals
+from pipeline.signals import stop_on_signals
 from pipeline.train.config import TrainConfig
 from pipeline.train.job import TrainJob
 from pipeline.train.resolve import worker_range

@@ -1,20 +1,10 @@
-"""Small tile sets on disk, and real ones where this checkout has them beside it."""
+"""Small tile sets on disk."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-
-SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real rasters; tests that need it skip loudly where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"real rasters are looked for in {SHARED_DATA}, which does not exist")
-    return SHARED_DATA
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +15,14 @@ def brief_loading():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "LOADING_ALONE_S", 0.05)
         yield
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory) -> Path:
+    """A tile set that can be learnt in seconds; one for each file, since runs leave their manifest there."""
+    from tests.pipeline.train.small_tiles import write_tiles
+
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 @pytest.fixture(scope="session")

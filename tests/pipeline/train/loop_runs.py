@@ -51,7 +51,7 @@ class Undisturbed(LocalContext):
     """Counts the questions whether to stop, one a step, and says yes after so many."""
 
     def __init__(self, job: TrainJob, stop_after: int | None = None) -> None:
-        super().__init__(StateStore(job.run_folder, job.train.keep), CPU, threading.Event())
+        super().__init__(job.states, CPU, threading.Event())
         self.asked, self._stop_after = 0, stop_after
 
     def stop_soon(self) -> bool:

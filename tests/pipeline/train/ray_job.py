@@ -19,7 +19,7 @@ from pipeline.train import trainer
 from pipeline.train.config import TrainConfig
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
-from pipeline.train.state import StateStore, read_tensors
+from pipeline.train.state import read_tensors
 from pipeline.train.steps.optimizer import plan_optimizer
 from pipeline.train.tiles.statistics import TileStatistics
 from pipeline.train.workers.context import LocalContext, TrainContext
@@ -82,7 +82,7 @@ def train_in_process(output: Path, folder: Path) -> dict[str, torch.Tensor]:
     """The same training by one worker without Ray; gives its weights."""
     job = job_of(settings(str(output), 1), folder)
     device = torch.device("cpu")
-    train_loop(job, LocalContext(StateStore(job.run_folder, job.train.keep), device, threading.Event()))
+    train_loop(job, LocalContext(job.states, device, threading.Event()))
     return weights(output)
 
 

@@ -9,11 +9,6 @@ from pipeline.train.config import LossSettings, TrainConfig
 from tests.pipeline.train.small_tiles import job_of, settings, write_config, write_tile, write_tiles
 
 
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
-
-
 @pytest.fixture
 def document(tiles, tmp_path):
     return settings(tiles, tmp_path / "model")
@@ -121,3 +116,26 @@ def test_the_fingerprint_knows_the_tiles_and_the_recipe_but_not_the_workers(tmp_
     write_tile(tiles, "tile-0", seed=77)
     changed = job_of(settings(tiles, tmp_path / "model")).fingerprint_fields()
     assert changed["tiles"] != before["tiles"]
+
+
+def test_a_class_that_no_training_tile_holds_is_told(document, caplog):
+    job_of(document)
+    assert "will not be learnt" not in caplog.text
+    document["labels"]["values"] = {**document["labels"]["values"], 77: "glacier"}
+    job = job_of(document)
+    assert job.statistics.class_pixels[job.tiles.classes.index("glacier")] == 0
+    assert "no tile of the training split holds glacier: it will not be learnt" in caplog.text
+
+
+def test_rates_that_reach_beyond_every_crop_are_told(document, caplog):
+    document["train"] |= {"crop_px": 129}
+    document["model"] |= {"rates": [2, 4, 8]}
+    job_of(document)
+    assert "will never learn" not in caplog.text
+    document["model"] |= {"rates": [4, 9, 18]}
+    job_of(document)
+    assert (
+        "outer taps of model.rates 9, 18 will never learn, because train.crop_px = 129 gives 9 features"
+        in caplog.text
+    )
+    assert "or rates of at most 4" in caplog.text

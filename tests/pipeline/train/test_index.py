@@ -116,6 +116,17 @@ def test_bad_tiles_are_listed_with_their_reasons_and_left_out(tmp_path):
     assert not found
 
 
+def test_a_file_is_what_it_holds_whatever_its_name(tmp_path):
+    """Only PNG files end with a mark that tells whether they are whole."""
+    image, _ = write_pair(tmp_path, "good", seed=1, shape=(64, 64))
+    write_raster(tmp_path / "photograph.jpg", image)
+    (tmp_path / "photograph.jpg").rename(tmp_path / "images/photograph.png")
+    shutil.copy(tmp_path / "labels/good.png", tmp_path / "labels/photograph.png")
+    tiles = load(tmp_path, images="images/*")
+    assert [tile.id for tile in tiles.tiles] == ["good", "photograph"]
+    assert not tiles.bad
+
+
 def test_too_many_bad_tiles_are_refused_with_the_list(tmp_path):
     for number in range(8):
         write_pair(tmp_path, f"t{number}", seed=number)

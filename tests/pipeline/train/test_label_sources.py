@@ -195,6 +195,8 @@ def test_points_are_samples_of_one_pixel(contents, place, tmp_path):
         ({"class": "marsh"}, "must have a class of the mosaic .* got 'marsh' in feature 0"),
         ({"klass": "class 1"}, "as its property 'class', got None"),
         ({"class": 7}, "got 7"),
+        ({"class": "--1"}, "got '--1'"),
+        ({"class": "²"}, "got '²'"),
         ({"class": True}, "got True"),
     ],
 )

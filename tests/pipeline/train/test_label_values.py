@@ -48,6 +48,13 @@ def test_halves_are_no_classes():
     assert unknown == {"1.5": 1}
 
 
+def test_what_is_no_number_is_no_class():
+    raw = np.array([[np.nan, np.inf, 1.0, np.nan]], np.float32)
+    labels, unknown = VALUES.translate(raw, np.array([[True, True, True, False]]))
+    assert labels.tolist() == [[UNLABELLED, UNLABELLED, 1, UNLABELLED]]
+    assert unknown == {"nan": 1, "inf": 1}
+
+
 def test_where_each_object_has_its_own_value_the_others_are_one_class():
     """Nuclei are numbered: 0 is no nucleus, every other number is one."""
     nuclei = by_names(LabelsSettings(values={0: "none"}, other="nucleus"), ("none", "nucleus"), UNLABELLED)

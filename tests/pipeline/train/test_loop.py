@@ -1,10 +1,12 @@
 """The loop: it learns, ends in time, keeps what is best, and tells where the time went."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from pipeline.errors import Interrupted, TerrazzoError
@@ -24,14 +26,9 @@ from tests.pipeline.train.loop_runs import (
     run,
     steps_of,
 )
-from tests.pipeline.train.small_tiles import write_tiles
+from tests.pipeline.train.small_tiles import UNLABELLED, write_tile
 
 pytestmark = pytest.mark.usefixtures("brief_loading")
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory) -> Path:
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 @pytest.mark.slow
@@ -161,6 +158,41 @@ def test_where_the_time_went_is_told(tiles, tmp_path, caplog):
     assert pace["time_shares"]["backward"] > 0.1
     assert pace["loading_images_per_s"] > pace["images_per_s"] > 0
     assert "loading alone" in caplog.text
+
+
+def test_processor_time_is_counted_on_over_resumes(tiles, tmp_path):
+    job = make_job(tiles, tmp_path / "model", train={"max_steps": 6})
+    began_s = time.process_time()
+    with pytest.raises(Interrupted):
+        train_loop(job, Undisturbed(job, stop_after=4))
+    first_s, half_s = time.process_time() - began_s, end_of(job)[1].cpu_s
+    assert 0.2 * first_s < half_s <= first_s
+    time.sleep(0.2)  # is no processor time, nor is what is done between
+    sum(range(3_000_000))
+    began_s = time.process_time()
+    run(job)
+    assert half_s < end_of(job)[1].cpu_s <= half_s + time.process_time() - began_s
+
+
+def test_one_labelled_pixel_is_enough_to_train(tmp_path):
+    """Most crops have no label at all: they must neither stop a run nor spoil its loss."""
+    for index in range(3):
+        write_tile(tmp_path / "tiles", f"tile-{index}", seed=index)
+    with rasterio.open(tmp_path / "tiles/labels/tile-1.tif", "r+") as file:
+        labels_HW = np.full(file.shape, UNLABELLED, np.uint8)
+        labels_HW[70, 90] = 3
+        file.write(labels_HW, 1)
+    (tmp_path / "tiles/index.csv").write_text("id,split\ntile-0,val\ntile-1,train\ntile-2,val\n")
+    loss = {"dice": 1.0, "focal": 0.5, "lovasz": 0.5, "top_k_percent": 20.0}
+    train = {"max_steps": 3, "batch": 2, "crop_px": 17, "loss": loss}
+    job = make_job(
+        tmp_path / "tiles", tmp_path / "model", train=train, sampling={"rare_share": 0.0},
+        augment={"scale": [1.0, 1.0]},
+    )  # fmt: skip
+    assert job.statistics.class_pixels == (0, 0, 1)
+    run(job)
+    assert np.isfinite(losses_of(job)).all()
+    assert end_of(job)[1].finished
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_stored(tiles, tmp_path):

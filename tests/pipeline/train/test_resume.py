@@ -4,13 +4,17 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, MismatchError
+from pipeline.train.holding import Holding
 from pipeline.train.job import TrainJob
 from pipeline.train.loop import train_loop
+from pipeline.train.run_log import read_log
+from pipeline.train.state import read_position
 from tests.pipeline.train.loop_runs import (
     Undisturbed,
     differences,
@@ -20,14 +24,9 @@ from tests.pipeline.train.loop_runs import (
     run,
     steps_of,
 )
-from tests.pipeline.train.small_tiles import job_of, settings, write_tiles
+from tests.pipeline.train.small_tiles import job_of, settings
 
 pytestmark = pytest.mark.usefixtures("brief_loading")
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory) -> Path:
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 RESUMED = {
@@ -105,3 +104,50 @@ def test_a_finished_run_is_not_trained_further(undisturbed):
     train_loop(undisturbed, context)
     assert context.asked == 1
     assert differences(before[0]["model"], end_of(undisturbed)[0]["model"]) == 0
+
+
+def test_a_validation_that_a_stop_left_out_is_made_up_for(tiles, tmp_path):
+    """Stopped where one was due: there was no time for it, but the state might be the best."""
+    train = {"max_steps": 4, "validate_steps": 2, "checkpoint_minutes": None, "keep": 9}
+    ends = []
+    for name, stop_after in (("undisturbed", None), ("stopped", 2)):
+        job = make_job(tiles, tmp_path / name, train=train, validation={"max_tiles": 1})
+        if stop_after is not None:
+            with pytest.raises(Interrupted, match="after step 2"):
+                train_loop(job, Undisturbed(job, stop_after=stop_after))
+            assert end_of(job)[1].score is None
+        run(job)
+        found = [record for record in read_log(job.run_folder) if record["kind"] == "validation"]
+        states = sorted(Path(job.run_folder.url, "states").iterdir())
+        scores = [(read_position(state).step, read_position(state).score) for state in states]
+        ends.append(([(record["step"], record["miou"]) for record in found], scores))
+    assert ends[0] == ends[1]
+    assert [step for step, _ in ends[0][0]] == [2, 4]
+
+
+class Overtaken(Undisturbed):
+    """After so many steps another training takes over."""
+
+    def stop_soon(self) -> bool:
+        if super().stop_soon():
+            Holding.take(self.run_folder)
+            self._stop_after = None
+        return False
+
+    def __init__(self, job: TrainJob, stop_after: int) -> None:
+        super().__init__(job, stop_after)
+        self.run_folder = job.run_folder
+
+
+def test_of_two_trainings_to_one_output_the_later_goes_on(tiles, tmp_path, undisturbed):
+    job = make_job(tiles, tmp_path / "model", train=RESUMED, model=EVERYTHING_RANDOM)
+    first = replace(job, holding=Holding.take(job.run_folder))
+    with pytest.raises(MismatchError, match="another was started there while this one ran"):
+        train_loop(first, Overtaken(first, stop_after=5))
+    assert end_of(first)[1].step == 3, "nothing is stored after the other has begun"
+    assert [record["step"] for record in steps_of(first)] == [1, 2, 3]
+    with pytest.raises(MismatchError, match="another was started"):  # nor by a worker that is started again
+        train_loop(first, Undisturbed(first))
+    second = replace(job, holding=Holding.take(job.run_folder))
+    run(second)
+    assert_same_run(second, undisturbed)

@@ -1,20 +1,26 @@
 """A whole run: settings in, checkpoint and report out; taken up, refused and started over."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 
-from deeplab_core import load_checkpoint
+from deeplab_core import load_checkpoint, save_checkpoint
+from deeplab_core.calibrate import calibrate
 from pipeline.config import RunConfig
 from pipeline.errors import MismatchError, Refused, StorageError
 from pipeline.raster.mosaic import Mosaic
 from pipeline.segment.run import segment
 from pipeline.storage import Folder
+from pipeline.train.holding import Holding
 from pipeline.train.run import train
-from tests.pipeline.train.small_tiles import config_of, settings, write_tiles
+from pipeline.train.run_log import read_log
+from pipeline.train.steps.step import TrainingStep
+from tests.pipeline.train.small_tiles import config_of, settings
 
 pytestmark = pytest.mark.usefixtures("brief_loading")
 
@@ -22,11 +28,6 @@ RECIPE = {
     "optimizer": "adamw", "lr": 0.005, "max_steps": 40, "batch": 8, "ema": 0.9, "warmup_steps": 3,
     "validate_steps": 20,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory) -> Path:
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def test_the_report_says_what_others_rely_on(finished):
     confusion = np.array(report["confusion"])
     assert report["pixel_accuracy"] == pytest.approx(np.trace(confusion[:, :3]) / confusion.sum())
     assert report["seconds"] > 0
+    assert 0 < report["cpu_seconds"] < time.process_time(), "of this process, where everything was done"
     assert sum(report["time_shares"].values()) == pytest.approx(1)
     assert report["loading_images_per_s"] > report["images_per_s"]
     assert json.loads((Path(f"{output}.run") / "report.json").read_text()) == report
@@ -140,6 +142,37 @@ def test_overwriting_starts_over(tiles, tmp_path):
     assert len(list(Path(f"{output}.run/states").iterdir())) == 1
 
 
+def test_states_that_belong_to_no_run_are_not_taken_up(tiles, tmp_path):
+    """What is left of a run whose deletion was cut short, its settings gone first."""
+    output = tmp_path / "model"
+    train(config_of(settings(tiles, output, train={"max_steps": 2})))
+    (tmp_path / "model.run/train.json").unlink()
+    for path in output.iterdir():
+        path.unlink()
+    again = train(config_of(settings(tiles, output, train={"max_steps": 1, "seed": 5})))
+    assert again["steps"] == 1
+    steps = [record["step"] for record in read_log(Folder(f"{output}.run")) if record["kind"] == "step"]
+    assert steps == [1]
+
+
+def test_a_training_that_another_has_taken_over_writes_no_more(tiles, tmp_path, monkeypatch):
+    output = tmp_path / "model"
+    config = config_of(settings(tiles, output, train={"max_steps": 2}))
+    take_step = TrainingStep.run
+
+    def overtaken(self, parts, step):
+        Holding.take(Folder(f"{output}.run"))
+        return take_step(self, parts, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "run", overtaken)
+        with pytest.raises(MismatchError, match="that one goes on from the newest state, this one ends"):
+            train(config)
+    assert not output.exists()
+    assert not Path(f"{output}.run/states").exists()
+    assert train(config)["status"] == "complete"
+
+
 def test_fine_tuning_starts_from_a_checkpoint_and_says_so(finished, tiles, tmp_path):
     document, output, report = finished
     more = {"init": str(output), "max_steps": 1, "lr": 1e-9, "ema": 0.0, "validate_steps": None}
@@ -152,6 +185,21 @@ def test_fine_tuning_starts_from_a_checkpoint_and_says_so(finished, tiles, tmp_p
     metadata = load_checkpoint(tmp_path / "tuned").metadata
     assert metadata is not None
     assert metadata.lineage.parent == report["sha256"]
+
+
+def test_fine_tuned_weights_do_not_inherit_a_calibration(finished, tiles, tmp_path):
+    document, output, _ = finished
+    model = load_checkpoint(output)
+    model.calibration = calibrate(model, [torch.randn(1, model.config.in_channels, 65, 65)])
+    told = model.metadata
+    assert told is not None
+    save_checkpoint(model, tmp_path / "calibrated", mean=told.mean, std=told.std, bands=told.bands)
+    more = {"init": str(tmp_path / "calibrated"), "max_steps": 1, "validate_steps": None}
+    tuned = settings(tiles, tmp_path / "tuned", train={**document["train"], **more})
+    tuned["model"] = {}
+    train(config_of(tuned))
+    assert load_checkpoint(tmp_path / "calibrated").calibration is not None
+    assert load_checkpoint(tmp_path / "tuned").calibration is None
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,21 @@ def test_rare_classes_are_drawn_by_inverse_frequency_from_tiles_that_hold_them()
     assert {draw.tile for draw in drawn if draw.target == 1} == {0, 1}
 
 
+def test_a_class_of_one_pixel_does_not_take_all_draws_for_rare_classes():
+    tiles = (Counted("large", (9_000_000, 990_000, 0)), Counted("slip", (9_999, 0, 1)))
+    drawn = [sampler(tiles, rare_share=1.0).draw(number).target for number in range(1000)]
+    counts = np.bincount(drawn, minlength=3)
+    # An epoch has 1000 draws: the pixel is aimed at four times, and the others keep their inverse shares.
+    assert 0 < counts[2] <= 15
+    assert counts[1] / counts[:2].sum() == pytest.approx(9_009_999 / (9_009_999 + 990_000), abs=0.03)
+
+
+def test_where_all_classes_are_scarce_they_are_drawn_all_the_same():
+    tiles = (Counted("dots", (3, 1)),)
+    drawn = [sampler(tiles, crop_px=1, rare_share=1.0).draw(number).target for number in range(400)]
+    assert np.bincount(drawn, minlength=2).min() > 0
+
+
 def test_the_share_of_rare_draws_is_kept():
     drawn = [sampler(rare_share=0.25).draw(number).target for number in range(2000)]
     assert np.mean([target is not None for target in drawn]) == pytest.approx(0.25, abs=0.03)

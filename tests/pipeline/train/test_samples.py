@@ -192,6 +192,7 @@ def test_batches_come_in_order_however_they_are_loaded(job, kind):
                     np.testing.assert_array_equal(batch.images_NCHW[index].numpy(), sample.image_CHW)
                     np.testing.assert_array_equal(batch.labels_NHW[index].numpy(), sample.labels_HW)
         assert loader.samples_per_s_alone(0.1) > 0
+        assert (loader.loaders_cpu_s() > 0) == (kind == "processes"), "threads are this process's own"
         assert torch.get_num_threads() == threads
     finally:
         loader.close()

@@ -15,7 +15,7 @@ from affine import Affine
 from rasterio.features import rasterize
 from rasterio.warp import transform as warp_points
 
-from pipeline.errors import BlockError, SourceError
+from pipeline.errors import BlockError, SettingsError, SourceError
 from pipeline.raster.window import Window
 from pipeline.train.tiles import tile_reader
 from pipeline.train.tiles.index import load_tile_set
@@ -165,6 +165,19 @@ def test_polygons_of_any_crs_are_burnt_as_if_at_once(tmp_path, crs):
     np.testing.assert_array_equal(part[30:, :460], whole[:370, 240:])
     assert (part[:30] == IGNORE).all()
     assert (part[:, 460:] == IGNORE).all()
+
+
+def test_a_polygon_that_no_class_of_the_set_names_is_refused(tmp_path):
+    write_pair(tmp_path, "a", seed=1)
+    (tmp_path / "labels/a.png").unlink()
+    square = polygon([(10, 5), (20, 5), (20, 15), (10, 15)], **{"class": "water"})
+    drawn = json.dumps({"type": "FeatureCollection", "features": [square]})
+    (tmp_path / "labels/a.geojson").write_text(drawn)
+    tiles = load(tmp_path, labels="labels/*.geojson")
+    (tmp_path / "labels/a.geojson").write_text(drawn.replace("water", "marsh"))
+    sentence = r"must have one of the classes \(soil, water, wood\) as its property 'class', got 'marsh'"
+    with pytest.raises(SettingsError, match=sentence):
+        read(tiles, "a", Window(0, 0, 37, 53))
 
 
 def test_pixels_that_no_polygon_covers_are_not_labelled_by_themselves(tmp_path):

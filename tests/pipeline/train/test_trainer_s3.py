@@ -6,16 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import pytest
 import torch
 import yaml
 
 from deeplab_core import load_checkpoint
-from pipeline import storage
 from pipeline.storage import Folder
 from pipeline.train.run import train
-from tests.pipeline.segment.conftest import ceph  # noqa: F401 - the fixture: a server of this file's own
+from tests.pipeline.segment.processes import make_bucket
 from tests.pipeline.train.small_tiles import config_of, settings, write_tiles
 
 pytestmark = pytest.mark.timeout(1800)
@@ -55,7 +53,19 @@ def train_in_a_bucket(bucket: str, tiles: Path) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-def assert_as_on_disk(done: subprocess.CompletedProcess[str], bucket: str, on_disk: Path) -> None:
+@pytest.fixture(
+    params=[pytest.param("moto", marks=pytest.mark.slow), pytest.param("ceph", marks=pytest.mark.s3)]
+)
+def bucket(request) -> str:
+    """An empty bucket, on the quick server or on the real one."""
+    if request.param == "moto":
+        return request.getfixturevalue("s3_bucket").url
+    request.getfixturevalue("ceph")
+    return make_bucket("training")
+
+
+def test_in_a_bucket_as_on_a_disk(bucket, tiles, on_disk):
+    done = train_in_a_bucket(bucket, tiles)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["status"] == "complete"
@@ -79,16 +89,3 @@ def assert_as_on_disk(done: subprocess.CompletedProcess[str], bucket: str, on_di
     assert Folder(f"{bucket}/tiles").exists("tiles.json")
     everything = b"".join(run.read(key) for key in kept) + (done.stdout + done.stderr).encode()
     assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in everything
-
-
-@pytest.mark.slow
-def test_in_a_bucket_as_on_a_disk(s3_bucket, tiles, on_disk):
-    assert_as_on_disk(train_in_a_bucket(s3_bucket.url, tiles), s3_bucket.url, on_disk)
-
-
-@pytest.mark.s3
-@pytest.mark.usefixtures("ceph")
-def test_on_a_real_server_as_on_a_disk(tiles, on_disk):
-    storage._open_store.cache_clear()
-    boto3.client("s3").create_bucket(Bucket="training")
-    assert_as_on_disk(train_in_a_bucket("s3://training", tiles), "s3://training", on_disk)

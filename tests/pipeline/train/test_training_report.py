@@ -1,6 +1,5 @@
 """The page of a training run: complete, safe, readable, and true to what the run's folder says."""
 
-import itertools
 import json
 import math
 import re
@@ -47,16 +46,9 @@ def test_the_page_asks_nothing_of_any_network_and_runs_nothing(tmp_path):
 
 def test_the_page_can_be_read_without_seeing_it(tmp_path):
     page = page_of(write_training(tmp_path))
-    assert all(len(attrs["alt"]) > 15 for attrs, _ in page.all("img"))
-    assert all(attrs.get("scope") in ("col", "row") for attrs, _ in page.all("th"))
+    assert page.hurdles() == []
     charts = [attrs for attrs, _ in page.all("svg") if "chart" in attrs.get("class", "")]
     assert len(charts) == 4  # loss, rate, IoU, time
-    assert all(attrs["role"] == "img" for attrs in charts)
-    ids = [attrs["id"] for _, attrs, _ in page.elements if "id" in attrs]
-    assert len(ids) == len(set(ids))
-    assert {attrs["href"][1:] for attrs, _ in page.all("a")} <= set(ids)
-    levels = [int(tag[1]) for tag, _, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
 def test_names_that_users_gave_stay_text(tmp_path):

@@ -18,12 +18,14 @@ from PIL import Image
 
 from deeplab_core import ModelConfig, build_model, load_checkpoint
 from deeplab_core.metrics import BoundaryIoU, ConfusionMatrix
+from deeplab_core.multiscale import MultiScale
 from pipeline.config import RunConfig
 from pipeline.errors import ModelError, SettingsError
 from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.window import Window
 from pipeline.segment.run import segment
 from pipeline.storage import Folder
+from pipeline.train.validation import tile_segmenter
 from pipeline.train.validation.figures import TileScore, Validation
 from pipeline.train.validation.tile_pictures import PICTURE_PX, color_bands, write_tile_pictures
 from pipeline.train.validation.tile_segmenter import Inference, TileSegmenter
@@ -170,6 +172,31 @@ def test_a_model_with_synchronised_norms_is_validated_like_any(model, small):
 
 def model_folder(small):
     return Path(small[0].image).parent / "model"
+
+
+def test_short_of_memory_it_goes_on_with_a_network_for_fewer_crops(quick_model, scene, small, monkeypatch):
+    """A GPU's network is filled up to its batch, however few crops come: only a new one takes less memory."""
+    plain = run(quick_model, tile_set(scene[0], small[0]))
+    prepare, fused = tile_segmenter.prepare_for_inference, MultiScale.fused
+    batches: list[int] = []
+    computed: list[int] = []
+
+    def counted(model, **how):
+        batches.append(how["batch"])
+        return prepare(model, **how)
+
+    def short_of_memory(self, images_NCHW):
+        if batches[-1] > 1:
+            raise torch.OutOfMemoryError("no room for more than one crop")
+        computed.append(len(images_NCHW))
+        return fused(self, images_NCHW)
+
+    monkeypatch.setattr(tile_segmenter, "prepare_for_inference", counted)
+    monkeypatch.setattr(MultiScale, "fused", short_of_memory)
+    found = run(quick_model, tile_set(scene[0], small[0]))
+    assert batches == [2, 1], "and tiles of another size begin with what was found to fit"
+    assert set(computed) == {1}
+    assert without_time(found) == without_time(plain)
 
 
 def test_flips_and_scales_are_those_of_the_engine(model, small):

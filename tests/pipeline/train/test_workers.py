@@ -1,7 +1,9 @@
 """Several workers: the same training as by one, whatever their parts of a batch, and whoever dies."""
 
+import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from pipeline.errors import Interrupted
 from pipeline.train.initial import initial_model
+from pipeline.train.run_log import read_log
 from pipeline.train.workers.local_workers import train_in_processes
 from tests.pipeline.train.loop_runs import (
     CALM,
@@ -22,14 +25,9 @@ from tests.pipeline.train.loop_runs import (
     run,
     steps_of,
 )
-from tests.pipeline.train.small_tiles import write_tiles
+from tests.pipeline.train.small_tiles import job_of, settings
 
 pytestmark = pytest.mark.usefixtures("brief_loading")
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory) -> Path:
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +122,56 @@ def test_a_worker_that_dies_leaves_a_run_that_can_go_on(tiles, tmp_path):
     assert not thread.is_alive()
     assert isinstance(failure[0], Interrupted)
     assert "start again to go on from the last state" in str(failure[0])
+
+
+DYING_IN_VALIDATION = """
+import os, signal, sys, json, threading, time
+from multiprocessing import connection
+from tests.pipeline.train.small_tiles import job_of
+from pipeline.train.run_log import read_log
+from pipeline.train.workers.local_workers import train_in_processes
+from pipeline.train import loop
+
+def dying(*arguments, **how):
+    if how["rank"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return validate(*arguments, **how)
+
+def late(*arguments, **how):
+    time.sleep(6)
+    return wait(*arguments, **how)
+
+validate, loop.validate = loop.validate, dying
+if __name__ == "__main__":
+    wait, connection.wait = connection.wait, late
+    train_in_processes(job_of(json.loads(sys.argv[1])), 2, threading.Event())
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_in_validation_ends_the_run_and_is_made_up_for(tiles, tmp_path):
+    """The other waits for its counts: it must not wait for ever, nor count its own half as all.
+
+    Whoever watches looks late, when both have ended: who died must still be told from who lost a connection.
+    """
+    train = {"max_steps": 4, "validate_steps": 2, "checkpoint_steps": 1, "checkpoint_minutes": None}
+    document = settings(tiles, tmp_path / "model", train=train, model=CALM)
+    script = tmp_path / "dying.py"
+    script.write_text(DYING_IN_VALIDATION)
+    root = str(Path(__file__).parents[3])
+    died = subprocess.run(
+        [sys.executable, str(script), json.dumps(document)], timeout=300,
+        cwd=root, env=os.environ | {"PYTHONPATH": root}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "worker 1 of 2 died (SIGKILL); start again to go on from the last state" in died.stderr
+    job = job_of(document)
+    assert end_of(job)[1].step == 1
+    run(job)
+    undisturbed = make_job(tiles, tmp_path / "undisturbed", train=train, model=CALM)
+    run(undisturbed)
+    scores = [
+        [record["miou"] for record in read_log(each.run_folder) if record["kind"] == "validation"]
+        for each in (job, undisturbed)
+    ]
+    assert len(scores[0]) == 2
+    np.testing.assert_allclose(*scores, atol=1e-3)

@@ -1,5 +1,7 @@
 """ADE20K as the scene parsing benchmark has it: 150 classes, numbered from 1; 0 is everything else."""
 
+from collections.abc import Iterator
+
 from pipeline.storage import Folder
 from pipeline.train.tiles.public_sets.layout import (
     Pairing,
@@ -9,7 +11,6 @@ from pipeline.train.tiles.public_sets.layout import (
     make_meaning,
     pair_folders,
     read_classes,
-    together,
 )
 
 EVERYTHING_ELSE = 0
@@ -18,12 +19,11 @@ SPLITS = {"training": "train", "validation": "val"}
 
 def make() -> PublicSet:
     """The data set."""
-    return PublicSet(make_meaning(read_classes("ade20k.json"), [EVERYTHING_ELSE]), _pairs)
+    return PublicSet(make_meaning(read_classes("ade20k.json"), ignore=[EVERYTHING_ELSE]), _parts)
 
 
-def _pairs(folder: Folder) -> Pairing:
+def _parts(folder: Folder) -> Iterator[Pairing]:
     root = find_root(folder, ("", "ADEChallengeData2016"), "annotations/", "ADE20K")
-    return together(
-        pair_folders(root, Side(f"images/{name}", ".jpg"), Side(f"annotations/{name}", ".png"), split=split)
-        for name, split in SPLITS.items()
-    )
+    for name, split in SPLITS.items():
+        images, labels = Side(f"images/{name}", ".jpg"), Side(f"annotations/{name}", ".png")
+        yield pair_folders(root, images, labels, split=split)

@@ -1,15 +1,15 @@
 """Cityscapes: streets in 50 cities; the 19 classes that are evaluated, from the ids that its labels hold."""
 
+from collections.abc import Iterator
+
 from pipeline.storage import Folder
 from pipeline.train.tiles.public_sets.layout import (
     Pairing,
     PublicSet,
     Side,
     find_root,
-    hexadecimal,
     make_meaning,
     pair_folders,
-    together,
 )
 
 # id in *_gtFine_labelIds.png, name, colour; the row is the official trainId.
@@ -39,19 +39,13 @@ NOT_EVALUATED = (-1, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
 def make() -> PublicSet:
     """The data set."""
-    table = [(value, name, hexadecimal(*color)) for value, name, color in CLASSES]
-    return PublicSet(make_meaning(table, NOT_EVALUATED), _pairs)
+    return PublicSet(make_meaning(CLASSES, ignore=NOT_EVALUATED), _parts)
 
 
-def _pairs(folder: Folder) -> Pairing:
+def _parts(folder: Folder) -> Iterator[Pairing]:
     """Fine annotations; those of the test cities are not published."""
     root = find_root(folder, ("", "cityscapes"), "gtFine/", "Cityscapes")
-    return together(
-        pair_folders(
-            root,
-            Side(f"leftImg8bit/{split}", "_leftImg8bit.png"),
-            Side(f"gtFine/{split}", "_gtFine_labelIds.png"),
-            split=split,
-        )
-        for split in ("train", "val")
-    )
+    for split in ("train", "val"):
+        images = Side(f"leftImg8bit/{split}", "_leftImg8bit.png")
+        labels = Side(f"gtFine/{split}", "_gtFine_labelIds.png")
+        yield pair_folders(root, images, labels, split=split)

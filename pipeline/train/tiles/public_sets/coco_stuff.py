@@ -1,5 +1,7 @@
 """COCO-Stuff 164k: 80 things and 91 stuffs; labels hold ids less 1, with gaps for 11 things never drawn."""
 
+from collections.abc import Iterator
+
 from pipeline.errors import SettingsError
 from pipeline.storage import Folder, redact
 from pipeline.train.tiles.public_sets.layout import (
@@ -9,7 +11,6 @@ from pipeline.train.tiles.public_sets.layout import (
     make_meaning,
     pair_folders,
     read_classes,
-    together,
 )
 
 UNLABELLED = 255
@@ -19,10 +20,10 @@ SPLITS = {"train2017": "train", "val2017": "val"}
 
 def make() -> PublicSet:
     """The data set."""
-    return PublicSet(make_meaning(read_classes("coco_stuff.json"), [UNLABELLED]), _pairs)
+    return PublicSet(make_meaning(read_classes("coco_stuff.json"), ignore=[UNLABELLED]), _parts)
 
 
-def _pairs(folder: Folder) -> Pairing:
+def _parts(folder: Folder) -> Iterator[Pairing]:
     """Images of train2017 and val2017 with the maps of ``stuffthingmaps_trainval2017.zip``."""
     for root in (folder, folder.child("dataset")):
         for labels in LABELS:
@@ -34,11 +35,10 @@ def _pairs(folder: Folder) -> Pairing:
     )
 
 
-def _in(root: Folder, images: str, labels: str) -> Pairing:
-    return together(
-        pair_folders(root, Side(f"{images}{name}", ".jpg"), Side(f"{labels}{name}", ".png"), split=split)
-        for name, split in SPLITS.items()
-    )
+def _in(root: Folder, images: str, labels: str) -> Iterator[Pairing]:
+    for name, split in SPLITS.items():
+        sides = Side(f"{images}{name}", ".jpg"), Side(f"{labels}{name}", ".png")
+        yield pair_folders(root, *sides, split=split)
 
 
 def _holds(root: Folder, part: str) -> bool:

@@ -4,6 +4,7 @@ Whole orthophotos are tiles here and split by the ground. Where its own ``split.
 in ``output`` are taken, with the official lists.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.storage import Folder
@@ -12,12 +13,10 @@ from pipeline.train.tiles.public_sets.layout import (
     PublicSet,
     Side,
     find_root,
-    hexadecimal,
     make_meaning,
     pair_folders,
     pair_listed,
     read_list,
-    together,
 )
 from pipeline.train.tiles.tile_set import SPLITS
 
@@ -32,17 +31,15 @@ CLASSES = (
 
 def make() -> PublicSet:
     """The data set."""
-    table = [(value, name, hexadecimal(*color)) for value, name, color in CLASSES]
-    return PublicSet(make_meaning(table, []), _pairs)
+    return PublicSet(make_meaning(CLASSES, ignore=[]), _parts)
 
 
-def _pairs(folder: Folder) -> Pairing:
+def _parts(folder: Folder) -> Iterator[Pairing]:
     root = find_root(folder, ("", "landcover.ai.v1", "landcover.ai"), "masks/", "LandCover.ai")
     if any(True for _ in root.listing("output/")):
         images, labels = Side("output", ".jpg"), Side("output", "_m.png")
-        return together(
-            pair_listed(root, read_list(root, f"{split}.txt"), images, labels, split=split)
-            for split in SPLITS
-        )
+        for split in SPLITS:
+            yield pair_listed(root, read_list(root, f"{split}.txt"), images, labels, split=split)
+        return
     pairs, bad = pair_folders(root, Side("images", ".tif"), Side("masks", ".tif"), split="")
-    return [replace(pair, group=None, split=None) for pair in pairs], bad
+    yield [replace(pair, group=None, split=None) for pair in pairs], bad

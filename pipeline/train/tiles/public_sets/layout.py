@@ -13,6 +13,7 @@ from pipeline.train.tiles.meaning import Meaning
 from pipeline.train.tiles.tile_set import IGNORE, BadTile
 
 Pairing = tuple[list[Pair], list[BadTile]]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,24 @@ class PublicSet:
 
     Attributes:
         meaning: Its classes, their colours and label values.
-        pairs: Its images and labels in a folder where it is unpacked.
+        parts: Its images and labels in a folder where it is unpacked, split by split.
     """
 
     meaning: Meaning
-    pairs: Callable[[Folder], Pairing]
+    parts: Callable[[Folder], Iterable[Pairing]]
+
+    def pairs(self, folder: Folder) -> Pairing:
+        """All images and labels.
+
+        Args:
+            folder: Where the data set is unpacked.
+        """
+        pairs: list[Pair] = []
+        bad: list[BadTile] = []
+        for good, rest in self.parts(folder):
+            pairs += good
+            bad += rest
+        return pairs, bad
 
 
 @dataclass(frozen=True)
@@ -36,18 +50,18 @@ class Side:
     ending: str
 
 
-def make_meaning(classes: Iterable[tuple[int, str, str]], ignore: Sequence[int]) -> Meaning:
+def make_meaning(classes: Iterable[tuple[int, str, Color]], *, ignore: Sequence[int]) -> Meaning:
     """What labels mean.
 
     Args:
-        classes: Label value, name and ``#rrggbb`` of each class, in the order of their indices.
+        classes: Label value, name and colour of each class, in the order of their indices.
         ignore: Label values that mean: not labelled.
     """
     table = tuple(classes)
     values = {value: index for index, (value, _, _) in enumerate(table)}
     return Meaning(
         classes=tuple(name for _, name, _ in table),
-        colors=tuple(color for _, _, color in table),
+        colors=tuple("#" + bytes(color).hex() for _, _, color in table),
         values=values | dict.fromkeys(ignore, IGNORE),
         ignore=tuple(ignore),
         mapped=frozenset(values),
@@ -57,19 +71,14 @@ def make_meaning(classes: Iterable[tuple[int, str, str]], ignore: Sequence[int])
     )
 
 
-def read_classes(name: str) -> list[tuple[int, str, str]]:
+def read_classes(name: str) -> list[tuple[int, str, Color]]:
     """A table of classes too long for a program, from the file beside this one.
 
     Args:
         name: The file.
     """
     document: dict[str, Any] = json.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))
-    return [(entry["value"], entry["name"], entry["color"]) for entry in document["classes"]]
-
-
-def hexadecimal(red: int, green: int, blue: int) -> str:
-    """A colour as ``#rrggbb``."""
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return [(entry["value"], entry["name"], _color(entry["color"])) for entry in document["classes"]]
 
 
 def find_root(folder: Folder, roots: Sequence[str], must_hold: str, name: str) -> Folder:
@@ -131,14 +140,9 @@ def read_list(folder: Folder, key: str) -> list[str]:
     return folder.read(key).decode().split()
 
 
-def together(pairings: Iterable[Pairing]) -> Pairing:
-    """The pairs of several folders."""
-    pairs: list[Pair] = []
-    bad: list[BadTile] = []
-    for good, rest in pairings:
-        pairs += good
-        bad += rest
-    return pairs, bad
+def _color(hexadecimal: str) -> Color:
+    red, green, blue = bytes.fromhex(hexadecimal.removeprefix("#"))
+    return red, green, blue
 
 
 def _pair(

@@ -1,15 +1,16 @@
 """LoveDA: urban and rural China at 0.3 m; 7 classes numbered from 1, 0 where there is no data."""
 
+from collections.abc import Iterator
+from itertools import product
+
 from pipeline.storage import Folder
 from pipeline.train.tiles.public_sets.layout import (
     Pairing,
     PublicSet,
     Side,
     find_root,
-    hexadecimal,
     make_meaning,
     pair_folders,
-    together,
 )
 
 CLASSES = (
@@ -28,21 +29,12 @@ AREAS = ("Urban", "Rural")
 
 def make() -> PublicSet:
     """The data set."""
-    table = [(value, name, hexadecimal(*color)) for value, name, color in CLASSES]
-    return PublicSet(make_meaning(table, [NO_DATA]), _pairs)
+    return PublicSet(make_meaning(CLASSES, ignore=[NO_DATA]), _parts)
 
 
-def _pairs(folder: Folder) -> Pairing:
+def _parts(folder: Folder) -> Iterator[Pairing]:
     """Its labels of the test split are not published."""
     root = find_root(folder, ("", "LoveDA"), "Train/", "LoveDA")
-    return together(
-        pair_folders(
-            root,
-            Side(f"{name}/{area}/images_png", ".png"),
-            Side(f"{name}/{area}/masks_png", ".png"),
-            split=split,
-            prefix=f"{name}/{area}/",
-        )
-        for name, split in SPLITS.items()
-        for area in AREAS
-    )
+    for (name, split), area in product(SPLITS.items(), AREAS):
+        images, labels = (Side(f"{name}/{area}/{side}", ".png") for side in ("images_png", "masks_png"))
+        yield pair_folders(root, images, labels, split=split, prefix=f"{name}/{area}/")
