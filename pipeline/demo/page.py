@@ -10,10 +10,10 @@ from pipeline.demo.pictures import RIGHT_COLOR, WRONG_COLOR, DemoPictures
 from pipeline.report.charts import Bar, bar_chart
 from pipeline.report.chips import chips
 from pipeline.report.confusion_table import confusion_section
+from pipeline.report.frame import make_header, make_page
 from pipeline.report.markup import Child, Markup, element, join
-from pipeline.report.page import POLICY
 from pipeline.report.pictures import Picture, safe_color
-from pipeline.report.pieces import code, facts, note, section, swatch, table
+from pipeline.report.pieces import code, note, section, swatch, table
 from pipeline.report.wording import UNKNOWN, duration, number, percent, plural
 
 SECTIONS = (
@@ -66,23 +66,10 @@ class DemoResult:
 
 def render(result: DemoResult) -> str:
     """The page as HTML."""
-    styles = (
-        files("pipeline.report").joinpath("page.css").read_text("utf-8"),
-        files("pipeline.demo").joinpath("demo.css").read_text("utf-8"),
-    )
-    head = join(
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", "Terrazzo's demo"),
-        element("style", Markup("".join(styles))),
-    )
-    body = join(
-        element("a", "Skip to the report", href="#main", class_="skip"),
-        _header(result),
-        element(
-            "main",
+    return make_page(
+        "Terrazzo's demo",
+        header=_header(result),
+        sections=[
             _pictures_section(result),
             _unseen_section(result),
             _comparison_section(result),
@@ -90,42 +77,30 @@ def render(result: DemoResult) -> str:
             _time_section(result),
             _reports_section(),
             _open_section(result),
-            id="main",
-        ),
-        element("footer", element("p", str(result.folder))),
+        ],
+        footer=[str(result.folder)],
+        styles=[files("pipeline.demo").joinpath("demo.css").read_text("utf-8")],
     )
-    return f"<!doctype html>\n{element('html', element('head', head), element('body', body), lang='en')}\n"
 
 
 def _header(result: DemoResult) -> Markup:
     evaluation, rival = result.evaluation, result.baselines["logistic_regression"]
-    links = [element("li", element("a", text, href=f"#{anchor}")) for anchor, text in SECTIONS]
     total_s = sum(record["seconds"] for record in result.steps.values())
     weights = [_share(result, index) for index in range(len(result.classes))]
-    figures: list[tuple[str, Child]] = [
-        ("mIoU on the unseen part", _percent(evaluation["miou"])),
-        ("of pixel-wise regression", _percent(rival["miou"])),
-        ("pixel accuracy", _percent(evaluation["pixel_accuracy"])),
-        ("trained in", duration(result.training["seconds"])),
-        ("everything took", duration(total_s)),
-    ]
-    return element(
-        "header",
-        chips("demo", list(result.colors.values()), weights),
-        element(
-            "div",
-            element("p", "Terrazzo · demo", class_="kicker"),
-            element("h1", "A landscape, learnt and mapped"),
-            element(
-                "p",
-                f"{result.side:,} × {result.side:,} px of invented land, its west learnt from random "
-                "weights, all of it mapped on Ray, its east judged by labels that no training saw.",
-                class_="subtitle",
-            ),
-            facts(figures, "figures"),
-            class_="inner",
-        ),
-        element("nav", element("ul", links), aria_label="Sections"),
+    return make_header(
+        "demo",
+        "A landscape, learnt and mapped",
+        f"{result.side:,} × {result.side:,} px of invented land, its west learnt from random "
+        "weights, all of it mapped on Ray, its east judged by labels that no training saw.",
+        figures=[
+            ("mIoU on the unseen part", _percent(evaluation["miou"])),
+            ("of pixel-wise regression", _percent(rival["miou"])),
+            ("pixel accuracy", _percent(evaluation["pixel_accuracy"])),
+            ("trained in", duration(result.training["seconds"])),
+            ("everything took", duration(total_s)),
+        ],
+        sections=SECTIONS,
+        band=chips("demo", list(result.colors.values()), weights),
     )
 
 

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
-from pipeline.errors import Interrupted, TerrazzoError
+from pipeline.errors import TerrazzoError
+from pipeline.signals import handled, interrupted_by
 
 PATIENCE_S = 10.0
 """How long processes may take to end by themselves."""
@@ -30,15 +30,9 @@ IS_LINUX = sys.platform.startswith("linux")
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> AbstractContextManager[None]:
     """Raise ``Interrupted`` where Ctrl+C, a SIGTERM or a closed terminal asks to end."""
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        raise Interrupted(f"{signal.Signals(number).name} was received; start again to go on")
-
-    with _handled(interrupt):
-        yield
+    return interrupted_by(*ENDING_SIGNALS)
 
 
 @contextmanager
@@ -49,7 +43,7 @@ def no_process_left() -> Iterator[None]:
     try:
         yield
     finally:
-        with _handled(signal.SIG_IGN):  # nobody is served by a cleaning up that is cut short
+        with handled(ENDING_SIGNALS, signal.SIG_IGN):  # nobody is served by a cleaning up that is cut short
             _end_descendants(before)
         _control(PR_SET_CHILD_SUBREAPER, 0)
 
@@ -156,16 +150,6 @@ def _wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
     while not (so := is_so()) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return so
-
-
-@contextmanager
-def _handled(handler: signal.Handlers | Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    kept = {number: signal.signal(number, handler) for number in ENDING_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, old in kept.items():
-            signal.signal(number, old)
 
 
 def _end_with_parent() -> None:

@@ -148,8 +148,8 @@ class _Demo:
 
     def _train(self) -> None:
         config = self._config
-        limits = [f"--set=train.max_minutes={config.minutes}"]
-        limits += [f"--set=train.max_steps={config.steps}"] if config.steps is not None else []
+        ends = {"max_steps": config.steps, "max_minutes": config.minutes}
+        limits = [f"--set=train.{name}={'null' if end is None else end}" for name, end in ends.items()]
         self._submit(
             "training",
             lambda folder: [

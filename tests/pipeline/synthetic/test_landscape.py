@@ -3,11 +3,21 @@
 import numpy as np
 import pytest
 import rasterio
+from numpy.lib.stride_tricks import sliding_window_view
 from rasterio.warp import transform as to_crs
 from rio_cogeo.cogeo import cog_validate
 
+from pipeline.demo.config import DemoConfig
 from pipeline.synthetic.cover import BUILT_UP, CLASSES, FOREST, WATER
-from pipeline.synthetic.landscape import GAP_PX, IGNORED, make_landscape, write_landscape
+from pipeline.synthetic.landscape import (
+    COARSE,
+    GAP_PX,
+    IGNORED,
+    TILE_PX,
+    TRAINED_SHARE,
+    make_landscape,
+    write_landscape,
+)
 from pipeline.synthetic.noise import blurred, enlarge, fractal, hashed
 from pipeline.synthetic.terrain import LAKE_DEPTH_M, make_terrain
 
@@ -85,6 +95,17 @@ def test_water_runs_down_and_lakes_are_level():
     assert lake.mean() < 0.5
 
 
+def test_open_water_is_there_to_learn_from_and_to_be_judged_by():
+    """Of the demo's own land, the first thing that its seed makes: crops that show nothing but deep water."""
+    side = DemoConfig().side
+    trained = int(side * TRAINED_SHARE) // TILE_PX * TILE_PX
+    terrain = make_terrain(side // COARSE, np.random.default_rng(DemoConfig().seed))
+    is_deep = terrain.hollows_m > 1.6 * LAKE_DEPTH_M
+    for part in (is_deep[:, : trained // COARSE], is_deep[:, (trained + GAP_PX) // COARSE :]):
+        crops = sliding_window_view(part, (17, 17))[::8, ::8]
+        assert crops.all(axis=(2, 3)).any()
+
+
 def test_rivers_carry_all_the_water_that_falls():
     terrain = make_terrain(64, np.random.default_rng(1))
     assert max(drained for _, drained in terrain.rivers) <= 64 * 64
@@ -104,6 +125,9 @@ def test_files_fit_together(tmp_path):
         assert 12 < longitude[0] < 15.1
         assert 48 < latitude[0] < 49
     assert cog_validate(files.scene, quiet=True)[0]
+    everything = set(range(len(CLASSES)))
+    assert everything <= set(np.unique(labels_HW[:, first:]))
+    assert everything <= set(np.unique(labels_HW[:, : first - GAP_PX]))
     tiles = sorted((files.tiles / "images").glob("*.tif"))
     assert [tile.name for tile in tiles] == [
         tile.name for tile in sorted((files.tiles / "labels").glob("*.tif"))
