@@ -42,6 +42,10 @@ SIDECARS = ".aux.xml,.ovr,.msk,.tfw,.tifw,.tiffw,.wld,.pgw,.jgw,.j2w,.prj"
 (.aux, .AUX, .xml ...), one after the other and all the while holding Python's lock: half a second a scene."""
 
 
+MASK_END = ".msk"
+"""How the name of a file ends that holds another one's mask."""
+
+
 def gdal_environment(*, num_threads: int, url: str = "", alone: bool = False) -> rasterio.Env:
     """GDAL's settings and credentials, for one thread and as long as the environment is entered.
 
@@ -80,8 +84,14 @@ def said(error: BaseException) -> str:
     return redact_text(str(error))
 
 
-def open_dataset(url: str, level: GdalLevel | None = None) -> DatasetReader:
-    """The raster at a normalised URL, or a coarser copy in it."""
+def open_dataset(url: str, level: GdalLevel | None = None, *, looked_at: bool = False) -> DatasetReader:
+    """The raster at a normalised URL, or a coarser copy in it.
+
+    Args:
+        url: Where it lies.
+        level: The coarser copy; None: the raster itself.
+        looked_at: Whether somebody has opened it before, and need not ask again for what GDAL does not tell.
+    """
     path, options = gdal_path(url), {}
     if level is not None and level.directory is not None:
         path = f"GTIFF_DIR:{level.directory}:{path}"
@@ -97,12 +107,17 @@ def open_dataset(url: str, level: GdalLevel | None = None) -> DatasetReader:
         keys = about_keys(url, str(error))
         reason = redact_text(str(error)) + (f"; {keys}" if keys else "")
         raise SourceError(f"cannot open {redact(url)} as a raster: {reason}") from error
-    if dataset.driver == "PNG" and is_cut_short(url):
+    if not looked_at and dataset.driver == "PNG" and is_cut_short(url):
         dataset.close()
         raise SourceError(
             f"the file is cut short: {redact(url)} lacks the mark that ends a PNG; copy it again"
         )
     return dataset
+
+
+def lacks_mask(dataset: DatasetReader) -> bool:
+    """Whether GDAL has found no mask beside a file; one out of reach is to it as if there were none."""
+    return not any(path.endswith(MASK_END) for path in dataset.files)
 
 
 class BandReader:

@@ -20,9 +20,11 @@ from pipeline.errors import BlockError, SourceError
 from pipeline.raster.common_names import common_names
 from pipeline.raster.gdal_bands import (
     GDAL_CACHE_BYTES,
+    MASK_END,
     BandReader,
     GdalLevel,
     gdal_environment,
+    lacks_mask,
     open_dataset,
     said,
     working_dtype,
@@ -125,14 +127,20 @@ def inspect_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:
 def _files_behind(dataset: DatasetReader, url: str) -> list[str]:
     """Other files that decide a raster's pixels: those a VRT is made of, and a mask beside it."""
     is_made_of_others = dataset.driver == "VRT"
-    paths = (path for path in dataset.files if is_made_of_others or path.endswith(".msk"))
+    paths = (path for path in dataset.files if is_made_of_others or path.endswith(MASK_END))
     urls = {normalise_url(found) for path in paths if (found := from_gdal_path(path)) is not None}
     return sorted(urls - {url})
 
 
-def describe_raster(url: str, level: GdalLevel | None = None) -> SourceInfo:
-    """What the raster at a normalised URL says of itself, without asking its store who it is."""
-    with gdal_environment(num_threads=1, url=url), open_dataset(url, level) as dataset:
+def describe_raster(url: str, level: GdalLevel | None = None, *, alone: bool = False) -> SourceInfo:
+    """What the raster at a normalised URL says of itself, without asking its store who it is.
+
+    Args:
+        url: Where it lies.
+        level: A coarser copy in the same file; None: the raster itself.
+        alone: Whether it is known that nothing lies beside it.
+    """
+    with gdal_environment(num_threads=1, url=url, alone=alone), open_dataset(url, level) as dataset:
         return _describe(dataset, url)
 
 
@@ -228,7 +236,8 @@ class GdalSource:
             try:
                 dataset = self._idle.get_nowait()
             except Empty:
-                dataset = open_dataset(self.spec.url, self.spec.level)
+                dataset = open_dataset(self.spec.url, self.spec.level, looked_at=True)
+                _check_mask(dataset, self.spec)
             try:
                 yield dataset
             except RasterioError as error:
@@ -238,6 +247,17 @@ class GdalSource:
                 dataset.close()
                 raise
             self._idle.put(dataset)
+
+
+def _check_mask(dataset: DatasetReader, spec: GdalSpec) -> None:
+    """Refuse to read past a mask that was there when the raster was looked at."""
+    masks = [identity.url for identity in spec.identities if identity.url.endswith(MASK_END)]
+    if masks and dataset.driver != "VRT" and lacks_mask(dataset):
+        dataset.close()
+        raise SourceError(
+            f"the mask {masks[0]} was there when the run was planned, but cannot be read now; check whether "
+            "its store answers, and go on"
+        )
 
 
 def identify(url: str) -> Identity:

@@ -1,6 +1,5 @@
 """Polygons in files, GeoJSON and GeoParquet, with the CRS that they are told in."""
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import SettingsError
+from pipeline.raster.parquet import open_parquet
 from pipeline.storage import read_url, redact
 
 LON_LAT = "OGC:CRS84"
@@ -71,13 +71,7 @@ def _geojson(data: bytes) -> tuple[Sequence[BaseGeometry], str]:
 
 def _geoparquet(data: bytes) -> tuple[Sequence[BaseGeometry], Any]:
     """Polygons of the primary column, and their CRS as PROJJSON; None where the file calls it unknown."""
-    try:
-        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise SettingsError(
-            "a region in GeoParquet needs pyarrow, which is not installed; install terrazzo[vectors]"
-        ) from error
-    file = parquet.ParquetFile(arrow.BufferReader(data))
+    file = open_parquet(data, "a region in GeoParquet", extra="vectors")
     metadata = file.metadata.metadata or {}
     if b"geo" not in metadata:
         raise ValueError("its metadata must hold 'geo', which says where the geometries are")

@@ -214,14 +214,14 @@ def find_slide(
 def read_pyramid(url: str, info: SourceInfo) -> Pyramid:
     """The levels of the raster at a normalised URL, and how large its pixels are."""
     whole = SlideLevel(None, info.grid.height, info.grid.width, (1.0, 1.0))
-    with gdal_environment(num_threads=1, url=url), open_dataset(url) as dataset:
+    with gdal_environment(num_threads=1, url=url), open_dataset(url, looked_at=True) as dataset:
         pixel_um = None if info.grid.is_georeferenced else pixel_um_of(dataset.tags())
         levels = [GdalLevel(overview=index) for index in range(len(dataset.overviews(1)))]
         if not levels:
             levels = [GdalLevel(directory=number) for number in _directories(dataset)]
         found = [whole]
         for level in levels:
-            with open_dataset(url, level) as smaller:
+            with open_dataset(url, level, looked_at=True) as smaller:
                 factor = _factors(whole, smaller.shape)
                 if level.directory is None or _continues(found[-1], dataset, smaller):
                     found.append(SlideLevel(level, smaller.height, smaller.width, factor))
@@ -266,17 +266,17 @@ def _grid(level: SlideLevel, pixel_um: tuple[float, float] | None, whole: Grid) 
 def pixel_um_of(tags: Mapping[str, str]) -> tuple[float, float] | None:
     """Height and width of a pixel in µm: by Aperio's words, by OME-XML, or by the tags of resolution."""
     description = tags.get("TIFFTAG_IMAGEDESCRIPTION", "")
-    aperio = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
-    if aperio and float(aperio[1]) > 0:
-        return float(aperio[1]), float(aperio[1])
+    aperio = re.search(r"\bMPP\s*=\s*([^\s|]+)", description)
+    if aperio and (side := _positive(aperio[1])):
+        return side, side
     by_ome = [_physical_size(description, axis) for axis in ("Y", "X")]
     if by_ome[0] and by_ome[1]:
         return by_ome[0], by_ome[1]
     unit = TIFF_UNITS.get(tags.get("TIFFTAG_RESOLUTIONUNIT", "")[:1])
-    dots = [float(tags.get(f"TIFFTAG_{axis}RESOLUTION", 0)) for axis in ("Y", "X")]
-    if unit is None or min(dots) <= 0:
+    rows, cols = (_positive(tags.get(f"TIFFTAG_{axis}RESOLUTION", "")) for axis in ("Y", "X"))
+    if unit is None or rows is None or cols is None:
         return None
-    height, width = (MICROMETRES[unit] / value for value in dots)
+    height, width = MICROMETRES[unit] / rows, MICROMETRES[unit] / cols
     return (height, width) if max(height, width) <= COARSEST_SLIDE_UM else None
 
 
@@ -288,7 +288,17 @@ def _physical_size(description: str, axis: str) -> float | None:
         return None
     unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', pixels[0])
     name = OME_UNITS.get(unit[1].replace("\u03bc", "µ") if unit else "µm")
-    return float(size[1]) * MICROMETRES[name] if name and float(size[1]) > 0 else None
+    side = _positive(size[1])
+    return side * MICROMETRES[name] if name and side else None
+
+
+def _positive(text: str) -> float | None:
+    """What a file says as a number; None where it is none, or cannot be a length."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < math.inf else None
 
 
 def _tissue(

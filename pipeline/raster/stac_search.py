@@ -165,8 +165,21 @@ def _fits(item: Item, search: Search) -> bool:
                 f"source.stac.cloud_cover_max needs eo:cloud_cover of every item, but {item.get('id')!r} of "
                 f"{search.place} has none"
             )
-        return float(cover) <= search.cloud_cover_max
+        return stated_number(cover, f"eo:cloud_cover of {item.get('id')}") <= search.cloud_cover_max
     return True
+
+
+def stated_number(value: object, what: str) -> float:
+    """A number of an item; STAC writes NaN and infinities as words.
+
+    Args:
+        value: What stands there.
+        what: What it is, for messages.
+    """
+    try:
+        return float(str(value))
+    except ValueError as error:
+        raise SourceError(f"{what} must be a number in a STAC item, got {value!r}; mend the item") from error
 
 
 def _meets(box: Sequence[float] | None, wanted: Box) -> bool:

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from pipeline.raster.mosaic import Mosaic
 from pipeline.report.charts import Bar, bar_chart
 from pipeline.report.confusion_table import confusion_section
+from pipeline.report.frame import PAGE_KEY, make_header, make_page, status_line
 from pipeline.report.ground import area_unit
 from pipeline.report.markup import Child, Markup, element, join
-from pipeline.report.page import PAGE_KEY, POLICY
 from pipeline.report.pictures import Picture, picture_of_classes, safe_color
 from pipeline.report.pieces import facts, note, section, swatch, table
 from pipeline.report.reliability_diagram import reliability_section
@@ -53,11 +52,10 @@ def render(report: Mapping[str, Any], errors: Picture, error_colors: Sequence[st
     """The page as HTML."""
     name = split_url(report["mosaic"])[1]
     colors = dict(zip(report["classes"], report["colors"], strict=True))
-    body = join(
-        element("a", "Skip to the report", href="#main", class_="skip"),
-        _header(report, name),
-        element(
-            "main",
+    return make_page(
+        f"{name}: evaluation",
+        header=_header(report, name),
+        sections=[
             _classes_section(report, colors),
             _errors_section(report, errors, error_colors),
             confusion_section(report["classes"], report["confusion"]),
@@ -65,49 +63,30 @@ def render(report: Mapping[str, Any], errors: Picture, error_colors: Sequence[st
             reliability_section(report["reliability"], report["classes"]),
             _places_section(report),
             _settings_section(report),
-            id="main",
-        ),
-        element("footer", element("p", report["output"])),
+        ],
+        footer=[report["output"]],
     )
-    head = join(
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{name}: evaluation"),
-        element("style", Markup(files("pipeline.report").joinpath("page.css").read_text("utf-8"))),
-    )
-    return f"<!doctype html>\n{element('html', element('head', head), element('body', body), lang='en')}\n"
 
 
 def _header(report: Mapping[str, Any], name: str) -> Markup:
-    status = report["status"]
-    label, meaning = STATUS[status]
-    links = [element("li", element("a", text, href=f"#{anchor}")) for anchor, text in SECTIONS]
     pixels = report["pixels"]
     share = pixels["labelled"] / pixels["mapped"] if pixels["mapped"] else 0.0
-    figures: list[tuple[str, Child]] = [
-        ("mIoU", _percent(report["miou"])),
-        ("pixel accuracy", _percent(report["pixel_accuracy"])),
-        ("boundary mIoU", _percent(report["boundary_miou"])),
-        ("calibration error", _percent(report["reliability"]["ece"])),
-        ("pixels labelled", f"{pixels['labelled']:,}"),
-        ("of the map", percent(share)),
-        ("time", duration(report["seconds"])),
-    ]
     split = f" · split {report['split']}" if report["split"] else ""
-    return element(
-        "header",
-        element(
-            "div",
-            element("p", "Terrazzo · evaluation", class_="kicker"),
-            element("h1", name),
-            element("p", f"against {', '.join(report['labels'])}{split}", class_="subtitle"),
-            element("p", element("strong", label, class_=f"badge {status}"), " ", meaning, class_="status"),
-            facts(figures, "figures"),
-            class_="inner",
-        ),
-        element("nav", element("ul", links), aria_label="Sections"),
+    return make_header(
+        "evaluation",
+        name,
+        f"against {', '.join(report['labels'])}{split}",
+        status_line(report["status"], STATUS),
+        figures=[
+            ("mIoU", _percent(report["miou"])),
+            ("pixel accuracy", _percent(report["pixel_accuracy"])),
+            ("boundary mIoU", _percent(report["boundary_miou"])),
+            ("calibration error", _percent(report["reliability"]["ece"])),
+            ("pixels labelled", f"{pixels['labelled']:,}"),
+            ("of the map", percent(share)),
+            ("time", duration(report["seconds"])),
+        ],
+        sections=SECTIONS,
     )
 
 

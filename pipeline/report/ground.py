@@ -10,6 +10,7 @@ from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError
 
 from pipeline.raster.grid import Grid
+from pipeline.raster.levels import MICROMETRES
 from pipeline.raster.window import Window
 
 TOLERATED_DISTORTION = 0.01
@@ -17,9 +18,6 @@ TOLERATED_DISTORTION = 0.01
 
 CELLS_PER_AXIS = 8
 """Parts of a window that are measured each by itself."""
-
-MICROMETRES = {"meter": 1e6, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3}
-"""Units of length that OME-NGFF names and that make sense under a microscope."""
 
 
 @dataclass(frozen=True)

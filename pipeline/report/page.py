@@ -1,16 +1,21 @@
-"""The report of a run: one page that holds everything it shows and asks nothing of any network."""
+"""The report of a run."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 
 from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.window import Window
 from pipeline.report.change_section import change_section
 from pipeline.report.chips import chips
+from pipeline.report.frame import (
+    PAGE_KEY,
+    label_of,
+    make_header,
+    make_page,
+    status_line,
+)
 from pipeline.report.ground import Ground
-from pipeline.report.markup import Child, Markup, element, join
+from pipeline.report.markup import Child, Markup, element
 from pipeline.report.pictures import Picture, picture_of_classes, picture_of_confidence
-from pipeline.report.pieces import facts
 from pipeline.report.reference_sections import model_section, open_section, settings_section
 from pipeline.report.result_sections import classes_section, confidence_section, pictures_section
 from pipeline.report.run_folder import StoredRun, read_run, run_folder
@@ -20,11 +25,6 @@ from pipeline.report.subject import Subject
 from pipeline.report.wording import duration, moment, number, plural, with_unit
 from pipeline.report.zarr_picture import picture_of_zarr
 from pipeline.storage import normalise_url
-
-PAGE_KEY = "report.html"
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Nothing is fetched and nothing is run, whatever the page may hold."""
 
 SECTIONS = (
     ("pictures", "Mosaic"),
@@ -74,11 +74,11 @@ def look_at(run: StoredRun, *, source_url: str | None) -> Subject:
 
 def render(subject: Subject) -> str:
     """The page as HTML."""
-    body = join(
-        element("a", "Skip to the report", href="#main", class_="skip"),
-        _header(subject),
-        element(
-            "main",
+    label, _ = label_of(subject.run.report["status"], STATUS)
+    return make_page(
+        f"{subject.name}: {label.lower()}",
+        header=_header(subject),
+        sections=[
             pictures_section(subject),
             confidence_section(subject),
             classes_section(subject),
@@ -89,22 +89,9 @@ def render(subject: Subject) -> str:
             model_section(subject),
             settings_section(subject),
             open_section(subject),
-            id="main",
-        ),
-        element(
-            "footer",
-            element("p", str(subject.attributes.get("software", "")), " · ", subject.run.report["output"]),
-        ),
+        ],
+        footer=[str(subject.attributes.get("software", "")), " · ", subject.run.report["output"]],
     )
-    head = join(
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{subject.name}: {_status(subject)[0].lower()}"),
-        element("style", Markup(files("pipeline.report").joinpath("page.css").read_text("utf-8"))),
-    )
-    return f"<!doctype html>\n{element('html', element('head', head), element('body', body), lang='en')}\n"
 
 
 def _source_picture(run: StoredRun, mosaic: Mosaic, url: str) -> Picture | NoPicture:
@@ -120,40 +107,21 @@ def _source_picture(run: StoredRun, mosaic: Mosaic, url: str) -> Picture | NoPic
     return picture_of_source(url, window, bands=read["bands"], nodata=read["nodata"], level_shape=level_shape)
 
 
-def _status(subject: Subject) -> tuple[str, str]:
-    status = subject.run.report["status"]
-    return STATUS.get(status, (status.capitalize(), ""))
-
-
 def _header(subject: Subject) -> Markup:
-    label, meaning = _status(subject)
-    status = subject.run.report["status"]
-    links = [
-        element("li", element("a", text, href=f"#{anchor}"))
-        for anchor, text in SECTIONS
-        if anchor != "changes" or "incremental" in subject.run.report
-    ]
     colors = [one.color for one in subject.classes]
-    return element(
-        "header",
-        chips(subject.run.plan["run_id"], colors, [one.share for one in subject.classes]),
-        element(
-            "div",
-            element("p", "Terrazzo · segmentation run", class_="kicker"),
-            element("h1", subject.name),
-            element("p", _subtitle(subject), class_="subtitle"),
-            element(
-                "p",
-                element("strong", label, class_=f"badge {status if status in STATUS else ''}"),
-                " ",
-                meaning,
-                class_="status",
-            ),
-            _problems(subject),
-            facts(_figures(subject), "figures"),
-            class_="inner",
-        ),
-        element("nav", element("ul", links), aria_label="Sections"),
+    return make_header(
+        "segmentation run",
+        subject.name,
+        _subtitle(subject),
+        status_line(subject.run.report["status"], STATUS),
+        _problems(subject),
+        figures=_figures(subject),
+        sections=[
+            (anchor, text)
+            for anchor, text in SECTIONS
+            if anchor != "changes" or "incremental" in subject.run.report
+        ],
+        band=chips(subject.run.plan["run_id"], colors, [one.share for one in subject.classes]),
     )
 
 

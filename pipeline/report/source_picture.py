@@ -108,7 +108,9 @@ def _picture(
     has_data = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
     if nodata is not None:
         has_data &= values.data != nodata
-    pixels_CHW = stretched(values.data.astype(np.float32), has_data, alike=values.dtype == np.uint8)
+    with np.errstate(over="ignore"):  # a huge number is infinite in float32, and stands for no data
+        numbers_CHW = values.data.astype(np.float32)
+    pixels_CHW = stretched(numbers_CHW, has_data, alike=values.dtype == np.uint8)
     return Picture(data_uri(encode_png(pixels_CHW)), shape[1], shape[0], step)
 
 

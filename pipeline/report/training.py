@@ -1,13 +1,12 @@
-"""The report of a training run: one page that holds everything it shows and asks nothing of any network."""
+"""The report of a training run."""
 
 from collections.abc import Sequence
 from importlib.resources import files
 
 from pipeline.report.chips import chips
-from pipeline.report.markup import Child, Markup, element, join
-from pipeline.report.page import PAGE_KEY, POLICY
+from pipeline.report.frame import PAGE_KEY, label_of, make_header, make_page, status_line
+from pipeline.report.markup import Child, Markup
 from pipeline.report.pictures import NEUTRAL_COLOR
-from pipeline.report.pieces import facts
 from pipeline.report.training_curves import curves_section, pace_section
 from pipeline.report.training_reference import data_section, model_section, settings_section
 from pipeline.report.training_results import classes_section, confused_section, tiles_section
@@ -44,22 +43,11 @@ def write_training_report(run_folder_url: str) -> None:
 
 def render(run: StoredTraining) -> str:
     """The page as HTML."""
-    styles = (
-        files("pipeline.report").joinpath(name).read_text("utf-8") for name in ("page.css", "training.css")
-    )
-    head = join(
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{run.name}: training {_status(run)[0].lower()}"),
-        element("style", Markup("".join(styles))),
-    )
-    body = join(
-        element("a", "Skip to the report", href="#main", class_="skip"),
-        _header(run),
-        element(
-            "main",
+    label, _ = label_of(_status(run), STATUS)
+    return make_page(
+        f"{run.name}: training {label.lower()}",
+        header=_header(run),
+        sections=[
             classes_section(run),
             curves_section(run),
             confused_section(run),
@@ -68,42 +56,26 @@ def render(run: StoredTraining) -> str:
             data_section(run),
             model_section(run),
             settings_section(run),
-            id="main",
-        ),
-        element("footer", element("p", str(run.report.get("output", run.output_url)))),
+        ],
+        footer=[str(run.report.get("output", run.output_url))],
+        styles=[files("pipeline.report").joinpath("training.css").read_text("utf-8")],
     )
-    return f"<!doctype html>\n{element('html', element('head', head), element('body', body), lang='en')}\n"
 
 
-def _status(run: StoredTraining) -> tuple[str, str]:
-    status = str(run.report.get("status", "unknown"))
-    return STATUS.get(status, (status.capitalize(), ""))
+def _status(run: StoredTraining) -> str:
+    return str(run.report.get("status", "unknown"))
 
 
 def _header(run: StoredTraining) -> Markup:
-    label, meaning = _status(run)
-    status = run.report.get("status")
-    links = [element("li", element("a", text, href=f"#{anchor}")) for anchor, text in SECTIONS]
     colors = run.colors or [NEUTRAL_COLOR]
-    return element(
-        "header",
-        chips(str(run.report.get("fingerprint", run.name)), colors, [1.0] * len(colors)),
-        element(
-            "div",
-            element("p", "Terrazzo · training run", class_="kicker"),
-            element("h1", run.name),
-            element("p", _subtitle(run), class_="subtitle"),
-            element(
-                "p",
-                element("strong", label, class_=f"badge {status if status in STATUS else ''}"),
-                " ",
-                meaning,
-                class_="status",
-            ),
-            facts(_figures(run), "figures"),
-            class_="inner",
-        ),
-        element("nav", element("ul", links), aria_label="Sections"),
+    return make_header(
+        "training run",
+        run.name,
+        _subtitle(run),
+        status_line(_status(run), STATUS),
+        figures=_figures(run),
+        sections=SECTIONS,
+        band=chips(str(run.report.get("fingerprint", run.name)), colors, [1.0] * len(colors)),
     )
 
 

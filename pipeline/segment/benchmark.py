@@ -25,8 +25,8 @@ from pipeline.segment.find_source import single_raster
 from pipeline.segment.machine import this_machine
 from pipeline.segment.peers import PEERS, PeerTask, eager_model
 from pipeline.segment.planned import PlannedRun, make_planned_run, plan_document
-from pipeline.segment.signals import stop_on_signals
 from pipeline.segment.worker import BlockWorker
+from pipeline.signals import stop_on_signals
 
 PASSES = 2
 BARE_SECONDS = 4.0

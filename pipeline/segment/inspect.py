@@ -66,9 +66,16 @@ class Inspection:
 
 def inspect(config: RunConfig) -> Inspection:
     """Open source and model; refuse what does not fit, warn of what looks odd."""
-    model_url, version = find_model(config.model.url)
+    model_url, champion = find_model(config.model.url)
     model_folder = Folder.at(model_url)
     model = read_model(model_folder)
+    if champion is not None and champion.sha256 != model.sha256:
+        raise ModelError(
+            f"the champion of {redact(config.model.url)} must be the model that was promoted, "
+            f"{champion.sha256}, but version {champion.version} holds {model.sha256} by now; put its files "
+            "back or retrain"
+        )
+    version = champion.version if champion is not None else None
     found = find_source(config.source)
     source = found.info
     bands = choose_bands(

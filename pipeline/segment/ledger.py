@@ -36,6 +36,9 @@ RECORD_NAME = re.compile(r"((?:t\d{3,}z\d{3,})?r\d{5}c\d{5})\.json")
 Record = dict[str, Any]
 """What is kept of a block: plain JSON."""
 
+PlanMark = tuple[str | None, str] | None
+"""What a store tells of a plan, without its being read."""
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -77,6 +80,11 @@ class Ledger:
     def has_plan(self) -> bool:
         """Whether a run began here."""
         return self.folder.exists(PLAN_KEY)
+
+    def plan_mark(self) -> PlanMark:
+        """What tells the plan that lies here from one that took its place; None without any."""
+        found = self.folder.head(PLAN_KEY)
+        return None if found is None else (found.etag, found.modified)
 
     def write_plan(self, document: Mapping[str, Any]) -> None:
         """Begin a run."""
@@ -155,6 +163,14 @@ class Ledger:
                 f"{advice}"
             )
         return document
+
+
+def started_over(output_url: str) -> MismatchError:
+    """What to say to a run whose output belongs to another one by now."""
+    return MismatchError(
+        f"{redact(output_url)} was started over by another run, which has it now; this one writes nothing "
+        "more: give another --output, or let one run at a time work at a mosaic"
+    )
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Workers as Ray actors: one a GPU, or a share of the CPUs. The only file of this wing that knows Ray.
 
 Actors load the model once and read, compute and write blocks themselves: no pixel passes through Ray's
-object store. Ray restarts actors that die; what they were computing is decided here. An attempt that ended
-with its node is free, and nodes about to leave get nothing new.
+object store. Where one dies, another is begun here, not by Ray: so every start is counted, and a worker that
+never comes up is not waited for. An attempt that ended with its node is free, and nodes about to leave get
+nothing new.
 """
 
 import logging
@@ -12,7 +13,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 # Ray reads how it authenticates when it is imported. A cluster of our own gets a token of its own, handed
@@ -22,10 +24,10 @@ if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.errors import SettingsError, TerrazzoError
+from pipeline.errors import Interrupted, Refused, SettingsError
 from pipeline.segment.executor import (
     TASKS_IN_FLIGHT,
     Backlog,
@@ -39,20 +41,21 @@ from pipeline.segment.executor import (
     close_worker,
     describe,
 )
+from pipeline.segment.last_words import last_words
 from pipeline.segment.resolve import GIB, Machine, Workers, workers_on_gpus
-from pipeline.segment.signals import sigterm_kept
+from pipeline.segment.seat import Reference, Seat
+from pipeline.signals import sigterm_kept
 from pipeline.storage import credentials
 
 logger = logging.getLogger(__name__)
-
-Reference = Any
-"""Ray's handle on a result to come; its types do not say more."""
 
 POLL_S = 1.0
 GROW_EVERY_S = 10.0
 NODE_LOOK_EVERY_S = 2.0
 CLOSE_S = 10.0
-MAX_FAILED_STARTS = 3
+
+NODE_DIED = "its node has died"
+"""What Ray says of an actor that ended with its node."""
 
 WAIT_TOLD_EVERY_S = 60.0
 """How long nobody may be at work before it is said what is waited for."""
@@ -142,42 +145,17 @@ class _WorkerActor:
             return self._worker
 
 
-@dataclass
-class _Seat:
-    """One actor, and what it is busy with.
-
-    Attributes:
-        actor: Its handle.
-        is_first: Whether the run began with it; false for one that joined later, or was ready before.
-        becoming_ready: Its answer to ``ready``, while that is awaited.
-        is_ready: Whether it has answered, and has not died since.
-        ask_again_at: When to ask once more an actor that Ray is restarting.
-        failed_starts: How often in a row it could not be made ready.
-        node_id: The node it runs on.
-        tasks: What it was given.
-        died_with: How many tasks it had when it died.
-    """
-
-    actor: Any
-    is_first: bool
-    becoming_ready: Reference | None = None
-    is_ready: bool = False
-    ask_again_at: float = 0.0
-    failed_starts: int = 0
-    node_id: str | None = None
-    tasks: dict[Reference, str] = field(default_factory=dict)
-    died_with: int = 0
-
-
 class RayExecutor:
     """Runs tasks on actors of the attached cluster; to be used within ``ray_session``."""
 
     def __init__(self, workers: Workers, memory_bytes: int) -> None:
         self._workers = workers
         self._memory_bytes = memory_bytes
-        self._seats: list[_Seat] = []
+        self._seats: list[Seat] = []
         self._metrics = _Metrics()
         self._draining: set[str] = set()
+        self._anybody_came = False
+        self._lost, self._lost_of = 0, dict[str, float]()
         self._looked_at_nodes = self._looked_at_cluster = self._idle_since = 0.0
         self._trouble = ""
 
@@ -189,7 +167,7 @@ class RayExecutor:
             return
         backlog = Backlog(tasks)
         for _ in range(min(self._workers.count, len(tasks))):
-            self._open_seat(make_worker, is_first=True)
+            self._seats.append(Seat(self._begin_actor(make_worker), is_first=True))
         self._idle_since = time.monotonic()
         try:
             while (backlog and not stop.is_set()) or self._running():
@@ -198,28 +176,24 @@ class RayExecutor:
                 if not stop.is_set():
                     self._grow(make_worker, len(backlog))
                     self._dispatch(backlog)
-                for event in self._collect(backlog):
+                for event in self._collect(backlog, make_worker):
                     self._metrics.count(event)
                     on_event(event)
                 self._metrics.show_queue(len(backlog), self._running())
         finally:
             self._close_seats()
 
-    def _open_seat(self, make_worker: WorkerFactory, *, is_first: bool = False) -> None:
+    def _begin_actor(self, make_worker: WorkerFactory) -> Any:  # noqa: ANN401 - Ray's handle has no type
         needs = self._workers
-        actor: Any = (
-            ray.remote(_WorkerActor)
-            .options(
-                num_cpus=needs.threads,
-                num_gpus=needs.gpus,
-                memory=self._memory_bytes,
-                max_restarts=-1,
-                max_task_retries=0,
-                max_concurrency=TASKS_IN_FLIGHT + 1,
-            )
-            .remote(make_worker, credentials())
+        options: Any = ray.remote(_WorkerActor).options(
+            num_cpus=needs.threads,
+            num_gpus=needs.gpus,
+            memory=self._memory_bytes,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=TASKS_IN_FLIGHT + 1,
         )
-        self._seats.append(_Seat(actor, is_first))
+        return options.remote(make_worker, credentials())
 
     def _grow(self, make_worker: WorkerFactory, waiting: int) -> None:
         """With workers on auto, take up what has joined the cluster."""
@@ -227,14 +201,16 @@ class RayExecutor:
             return
         self._looked_at_cluster = time.monotonic()
         total = ray.cluster_resources()
+        if total != self._lost_of:
+            self._lost = 0  # nodes came or went: what could not be made on the old ones is tried again
         needs = self._workers
         room = (
             workers_on_gpus(total.get("GPU", 0.0), needs.gpus)
             if needs.gpus
             else int(total.get("CPU", 0.0) / needs.threads)
         )
-        while len(self._seats) < min(room, waiting + self._running()):
-            self._open_seat(make_worker)
+        while len(self._seats) < min(room - self._lost, waiting + self._running()):
+            self._seats.append(Seat(self._begin_actor(make_worker), is_first=False))
 
     def _ask_who_is_ready(self) -> None:
         for seat in self._seats:
@@ -274,15 +250,15 @@ class RayExecutor:
                     return
                 seat.tasks[seat.actor.run.remote(task)] = task
 
-    def _collect(self, backlog: Backlog) -> list[Event]:
+    def _collect(self, backlog: Backlog, make_worker: WorkerFactory) -> list[Event]:
         """What has ended since the last look."""
-        waiting: dict[Reference, _Seat] = {}
+        waiting: dict[Reference, Seat] = {}
         for seat in self._seats:
             waiting.update(dict.fromkeys(seat.tasks, seat))
             if seat.becoming_ready is not None:
                 waiting[seat.becoming_ready] = seat
         if not waiting:
-            time.sleep(POLL_S)  # every worker is being restarted
+            time.sleep(POLL_S)  # every worker is to be asked again later
             return []
         ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S, fetch_local=False)
         more, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False)
@@ -290,42 +266,58 @@ class RayExecutor:
         for reference in dict.fromkeys([*ended, *more]):
             seat = waiting[reference]
             if reference == seat.becoming_ready:
-                self._seat_has_answered(seat, reference)
+                self._seat_has_answered(seat, reference, make_worker)
             else:
                 events.append(self._task_ended(seat, reference, backlog))
         return events
 
-    def _seat_has_answered(self, seat: _Seat, reference: Reference) -> None:
+    def _seat_has_answered(self, seat: Seat, reference: Reference, make_worker: WorkerFactory) -> None:
         seat.becoming_ready = None
         try:
-            seat.node_id = str(ray.get(reference))
-            seat.is_ready, seat.is_first, seat.failed_starts, seat.died_with = True, False, 0, 0
+            seat.take_up_work(str(ray.get(reference)))
+            self._anybody_came = True
         except RayTaskError as error:
-            if seat.is_first:
-                raise error.cause from error  # what the run begins with must work, or the run is refused
-            self._could_not_start(seat, error.cause)
+            if seat.is_first and isinstance(error.cause, Refused):
+                raise error.cause from error  # what one is refused, all are
+            self._could_not_start(seat, error.cause, describe(error.cause)[0])
         except ActorUnavailableError as error:
-            seat.ask_again_at = time.monotonic() + POLL_S  # Ray is restarting it
+            seat.ask_again_at = time.monotonic() + POLL_S  # it may be reached again, or found dead
             self._trouble = f"; the last one ended with {describe(error)[0]}"
-        except RayActorError as error:
+        except RayError as error:
             seat.ask_again_at = time.monotonic() + POLL_S
-            if not getattr(error, "preempted", False):
-                self._could_not_start(seat, error)
+            if seat.tasks:
+                return  # they ended, too: once that is seen, the seat is free for another
+            is_free = seat.was_ready or self._ended_with_its_node(seat, error)
+            seat.change_hands(self._begin_actor(make_worker))
+            if not is_free:
+                said = f"its process died while it was made ready: {last_words(str(error), _logs_here())}"
+                self._trouble = f"; of the last one, {said}"
+                self._could_not_start(seat, error, said)
 
-    def _could_not_start(self, seat: _Seat, error: BaseException) -> None:
+    def _could_not_start(self, seat: Seat, error: BaseException, said: str) -> None:
         """Try again; after a few times the run goes on without it, as long as anybody is left."""
-        seat.failed_starts += 1
-        seat.ask_again_at = time.monotonic() + POLL_S * 2**seat.failed_starts
-        if seat.failed_starts < MAX_FAILED_STARTS or seat.tasks:
+        if not seat.count_failed_start(time.monotonic(), POLL_S) or seat.tasks:
             return
-        told = f"a worker could not be made ready {seat.failed_starts} times in a row: {describe(error)[0]}"
+        told = f"a worker could not be made ready {seat.failed_starts} times in a row: {said}"
         ray.kill(seat.actor)
         self._seats.remove(seat)
-        if not self._seats:
-            raise TerrazzoError(f"{told}; it was the last one") from error
-        logger.warning("%s; the run goes on without it", told)
+        self._lost, self._lost_of = self._lost + 1, ray.cluster_resources()
+        if self._seats:
+            logger.warning("%s; the run goes on without it", told)
+        elif self._anybody_came:
+            raise Interrupted(
+                f"{told}; it was the last one; what is finished stays finished: start again to go on"
+            ) from error
+        elif isinstance(error, RayError):
+            raise Refused(
+                f"{told}; no worker ever was ready; if it is memory that ran out, run fewer compute.workers, "
+                f"lower block.size_px, or take nodes with more than the {self._memory_bytes / GIB:.1f} GiB "
+                "that are projected for each"
+            ) from error
+        else:
+            raise error
 
-    def _task_ended(self, seat: _Seat, reference: Reference, backlog: Backlog) -> Event:
+    def _task_ended(self, seat: Seat, reference: Reference, backlog: Backlog) -> Event:
         task = seat.tasks.pop(reference)
         try:
             record: Any = ray.get(reference)
@@ -338,13 +330,16 @@ class RayExecutor:
                 seat.is_ready, seat.died_with = False, len(seat.tasks) + 1
             # Ray tells a process that died and one that cannot be reached by the same errors: a block that
             # kills its worker must be found out. One whose node left is not at fault.
-            if getattr(error, "preempted", False) or self._has_left(seat.node_id):
+            if self._ended_with_its_node(seat, error):
                 return backlog.failed(task, *describe(error), counted=False)
             return backlog.worker_died(task, *describe(error), alone=seat.died_with == 1)
 
-    def _has_left(self, node_id: str | None) -> bool:
+    def _ended_with_its_node(self, seat: Seat, error: RayError) -> bool:
+        """Whether a worker is not at fault: its node was taken away. Of one not yet ready, Ray has to say."""
+        if getattr(error, "preempted", False) or NODE_DIED in str(error):
+            return True
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        return node_id is not None and (node_id not in alive or node_id in self._draining)
+        return seat.node_id is not None and (seat.node_id not in alive or seat.node_id in self._draining)
 
     def _running(self) -> int:
         return sum(len(seat.tasks) for seat in self._seats)
@@ -365,6 +360,13 @@ class RayExecutor:
         for seat in self._seats:
             ray.kill(seat.actor)
         self._seats.clear()
+
+
+def _logs_here() -> Path | None:
+    """Where Ray keeps logs on this machine. It has no public call for it, so none is no error."""
+    worker = getattr(getattr(ray, "_private", None), "worker", None)
+    look = getattr(getattr(worker, "_global_node", None), "get_logs_dir_path", None)
+    return Path(look()) if look is not None else None
 
 
 class _Metrics:

@@ -19,25 +19,29 @@ from pipeline.raster.mosaic import Mosaic, create_mosaic
 from pipeline.report.page import write_report
 from pipeline.segment import overviews
 from pipeline.segment.audit import Audit, audit
-from pipeline.segment.executor import Event, Executor, LocalExecutor
+from pipeline.segment.executor import Event, Executor, Finished, GivenUp, LocalExecutor, WorkerFactory
 from pipeline.segment.inspect import inspect
-from pipeline.segment.ledger import OVERVIEWS_KEY, Ledger, check_fingerprint, to_bytes
+from pipeline.segment.ledger import OVERVIEWS_KEY, Ledger, check_fingerprint, started_over, to_bytes
 from pipeline.segment.machine import this_machine
 from pipeline.segment.nightly.publish import find_changes, overviews_to_do, publish, read_changes, tidy
 from pipeline.segment.nightly.versions import Night
 from pipeline.segment.planned import PlannedRun, plan_document, plan_inspected
 from pipeline.segment.progress import Progress
 from pipeline.segment.resolve import Machine, share_out
-from pipeline.segment.signals import stop_on_signals
+from pipeline.segment.spare_model import SpareModel, check_model
 from pipeline.segment.tally import Tally, make_report, seconds_per_crop
 from pipeline.segment.worker import BlockWorker
-from pipeline.storage import Folder, redact
+from pipeline.signals import stop_on_signals
+from pipeline.storage import Folder, explained, redact
 
 logger = logging.getLogger(__name__)
 
 REPORT_KEY = "report.json"
 LOCAL_OVERVIEW_TASKS = 64
 """So few squares are done in this process sooner than workers start."""
+
+INTERRUPTS = f"{Interrupted.__name__}: "
+"""How the reason begins for which a block is given up, where that is no fault of the block."""
 
 CREATE_ATTEMPTS = 20
 """Each gets at least one array further than the other attempt had come."""
@@ -69,10 +73,11 @@ def segment(config: RunConfig, *, overwrite: bool = False) -> dict[str, Any]:
     stored = None if overwrite else ledger.read_segmentation()
     with _executors(config) as (machine, make_executor):
         planned = plan_inspected(config, inspection, machine, stored)
+        spare = _check_model(planned) if stored is None else SpareModel()
         planned = _begin(planned, stored, overwrite=overwrite)
         tally = Tally()
         with stop_on_signals() as stop, _resumable(tally):
-            found = _execute(planned, make_executor(planned), tally, stop)
+            found = _execute(planned, make_executor(planned), tally, stop, spare)
             if not stop.is_set() and found.is_complete and config.output.overviews:
                 _write_overviews(planned, make_executor(planned), tally, stop)
             status = _status(found, tally, stop)
@@ -94,13 +99,15 @@ def _segment_night(config: RunConfig, *, overwrite: bool) -> dict[str, Any]:
     with _executors(config) as (machine, make_executor):
         planned = night.place(plan_inspected(config, inspection, machine, night.begun))
         night.compare(planned)
+        is_new = not night.is_published(planned) and not planned.ledger.has_plan()
+        spare = _check_model(planned) if is_new else SpareModel()
         planned, stored = night.claim(planned)
         if not night.is_published(planned):  # readers use it: it is audited, and else left alone
             planned = _begin(planned, stored, overwrite=False)
         tally = Tally()
         with stop_on_signals() as stop, _resumable(tally):
             night.take_over(planned, stop)
-            found = _execute(planned, make_executor(planned), tally, stop)
+            found = _execute(planned, make_executor(planned), tally, stop, spare)
             if not stop.is_set() and found.is_complete:
                 if config.output.overviews:
                     squares = overviews_to_do(night, planned, stop)
@@ -145,20 +152,27 @@ def _keep_report(planned: PlannedRun, report: Mapping[str, Any]) -> None:
         logger.warning("the run is %s, but its page could not be written: %s", report["status"], error)
 
 
+def _check_model(planned: PlannedRun) -> SpareModel:
+    """Of a run that begins, while nothing is written: those that go on are checked by their workers."""
+    is_local = planned.config.compute.executor == "local"
+    return check_model(planned.inspection.model_folder, is_kept=is_local)
+
+
 def _begin(planned: PlannedRun, stored: Mapping[str, Any] | None, *, overwrite: bool) -> PlannedRun:
     """Make the output ready, fresh or as it was left. The plan comes first: a kill leaves a resumable run."""
     output, ledger = planned.output, planned.ledger
     if overwrite:
         _check_that_it_is_ours(output, ledger)
-        output.delete_all()
-        ledger.delete_all()
+        with explained("empty", output.url, missing_is_fault=True):  # somebody may be writing there still
+            output.delete_all()
+            ledger.delete_all()
     if stored is None:
-        if not output.is_empty():
+        if not output.is_empty() and not ledger.has_plan():  # which another attempt may have begun just now
             raise StorageError(
                 f"the output must be a new place, but {redact(output.url)} holds something that is not a run "
                 "of this program; give another --output, or start over with --overwrite"
             )
-        stored = ledger.begin(plan_document(planned))  # perhaps of an attempt that began just now
+        stored = ledger.begin(plan_document(planned))  # or that other attempt's
         planned = replace(planned, run_id=str(stored["run_id"]))
     check_fingerprint(stored["fingerprint_fields"], planned.fingerprint_fields, output.url)
     ledger.forget_failures()
@@ -194,14 +208,17 @@ def _check_that_it_is_ours(output: Folder, ledger: Ledger) -> None:
         ) from error
 
 
-def _execute(planned: PlannedRun, executor: Executor, tally: Tally, stop: threading.Event) -> Audit:
+def _execute(
+    planned: PlannedRun, executor: Executor, tally: Tally, stop: threading.Event, spare: SpareModel
+) -> Audit:
     """Compute what is not done; what the audit finds damaged is computed once more."""
     ledger = planned.ledger
     for _ in range(2):
         finished = ledger.finished()
         todo = [block.id for block in planned.plan.tasks() if block.id not in finished]
         todo = [block for block in todo if block not in tally.given_up]
-        _run_blocks(planned, executor, todo, tally, stop)
+        make_worker = functools.partial(BlockWorker, planned.spec, spare)
+        _run_blocks(planned, executor, make_worker, todo, tally, stop)
         found = audit(planned.output, ledger, planned.plan, planned.layout, stop)
         if stop.is_set() or not found.damaged:
             break
@@ -212,18 +229,34 @@ def _execute(planned: PlannedRun, executor: Executor, tally: Tally, stop: thread
 
 
 def _run_blocks(
-    planned: PlannedRun, executor: Executor, todo: Sequence[str], tally: Tally, stop: threading.Event
+    planned: PlannedRun,
+    executor: Executor,
+    make_worker: WorkerFactory,
+    todo: Sequence[str],
+    tally: Tally,
+    stop: threading.Event,
 ) -> None:
     progress = Progress(len(todo))
 
     def on_event(event: Event) -> None:
+        if not isinstance(event, Finished):
+            _check_that_it_is_still_ours(planned)
+        if isinstance(event, GivenUp) and event.reason.startswith(INTERRUPTS):
+            raise Interrupted(event.reason.removeprefix(INTERRUPTS))
         tally.count(event, planned.ledger)
         progress.on_event(event)
 
     try:
-        executor.run(functools.partial(BlockWorker, planned.spec), todo, on_event, stop)
+        executor.run(make_worker, todo, on_event, stop)
     finally:
         progress.close()
+
+
+def _check_that_it_is_still_ours(planned: PlannedRun) -> None:
+    """A worker that was refused by a run which started over is no failed block: this run has to end."""
+    plan = planned.ledger.read_plan()
+    if plan is not None and plan.get("run_id") != planned.run_id:
+        raise started_over(planned.output.url)
 
 
 def _write_overviews(

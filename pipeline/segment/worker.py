@@ -8,26 +8,26 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from deeplab_core.checkpoint import load_checkpoint
-from deeplab_core.metadata import CheckpointError
 from deeplab_core.multiscale import Fuse, MultiScale
 from deeplab_core.prepare import prepare_for_inference
 from deeplab_core.prepared import Precision, Preparation
-from pipeline.errors import ModelError, StorageError
+from pipeline.errors import Interrupted, StorageError
 from pipeline.raster.mosaic import MosaicLayout, MosaicWriter
 from pipeline.raster.polygons import mask
 from pipeline.raster.source import RasterSource, SourceSpec, StackSource
 from pipeline.segment.engine import BlockEngine, EngineSettings
-from pipeline.segment.ledger import Ledger
+from pipeline.segment.ledger import Ledger, PlanMark, started_over
 from pipeline.segment.measure import count_classes, seam_sums
 from pipeline.segment.plan import Block, Plan
+from pipeline.segment.spare_model import SpareModel, load_model
 from pipeline.storage import Folder, redact
 
 
@@ -72,13 +72,13 @@ class SegmentSpec:
 class BlockWorker:
     """Computes blocks by name."""
 
-    def __init__(self, spec: SegmentSpec) -> None:
+    def __init__(self, spec: SegmentSpec, spare: SpareModel | None = None) -> None:
         self._spec = spec
-        _check_that_the_run_is_here(spec)
+        self._mark = _check_that_the_run_is_here(spec)
         self._source = spec.source.open()
         self._writer = MosaicWriter(spec.output, spec.layout)
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._engine, self.preparation = self._device_thread.submit(build_engine, spec).result()
+        self._engine, self.preparation = self._device_thread.submit(build_engine, spec, spare).result()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def __call__(self, task: str) -> dict[str, Any]:
@@ -99,9 +99,12 @@ class BlockWorker:
                 clock, lambda: self._engine.compute(window, served, pixels, wanted)
             )
             clock.lap("wait_and_compute")
+            self._check_that_it_is_still_ours()
+            with _no_fault_of_the_block():
+                objects = self._writer.write(plan.window(block), arrays, block.plane)
             record |= {
                 "state": "done" if wanted[own].any() else "empty",
-                "objects": self._writer.write(plan.window(block), arrays, block.plane),
+                "objects": objects,
                 "crops": crops,
                 "pixels": int(wanted[own].sum()),
                 "class_pixels": count_classes(arrays.classes_HW, spec.layout.num_classes),
@@ -109,12 +112,15 @@ class BlockWorker:
             }
             clock.lap("write")
         record |= {"seconds": clock.seconds, "peak_rss_bytes": peak_rss_bytes(), "batch": self._engine.batch}
-        spec.ledger.record_finished(task, record)
+        self._check_that_it_is_still_ours()  # after the arrays: a record vouches for them
+        with _no_fault_of_the_block():
+            spec.ledger.record_finished(task, record)
         return record
 
     def turn_to(self, spec: SegmentSpec) -> None:
         """Write to another mosaic of the same source and network; what is loaded stays loaded."""
         self._spec = spec
+        self._mark = _check_that_the_run_is_here(spec)
         self._writer = MosaicWriter(spec.output, spec.layout)
 
     def time_network(self, images_NCHW: torch.Tensor, *, seconds: float) -> float:
@@ -125,6 +131,11 @@ class BlockWorker:
         """Let go of the source and the device."""
         self._device_thread.shutdown()
         self._source.close()
+
+    def _check_that_it_is_still_ours(self) -> None:
+        """Who starts over deletes: blocks of the run before would stand among new ones, and be believed."""
+        if self._spec.ledger.plan_mark() != self._mark:
+            raise started_over(self._spec.output.url)
 
     def _source_of(self, block: Block) -> RasterSource:
         if block.plane is None:
@@ -143,8 +154,23 @@ class BlockWorker:
         return self._device_thread.submit(timed).result()
 
 
-def _check_that_the_run_is_here(spec: SegmentSpec) -> None:
-    """The driver wrote the plan before any worker began: who cannot see it would write into nowhere."""
+@contextmanager
+def _no_fault_of_the_block() -> Iterator[None]:
+    """A store that takes nothing, as a full disk, would take nothing of any other block either."""
+    try:
+        yield
+    except StorageError as error:
+        raise Interrupted(
+            f"{error}; what is finished stays finished: make room, or let the store answer, and start again"
+        ) from error
+
+
+def _check_that_the_run_is_here(spec: SegmentSpec) -> PlanMark:
+    """The driver wrote the plan before any worker began: who cannot see it would write into nowhere.
+
+    Gives what tells this plan from one that takes its place later.
+    """
+    mark = spec.ledger.plan_mark()
     plan = spec.ledger.read_plan()
     if plan is None or plan.get("run_id") != spec.layout.attributes["run_id"]:
         found = "no plan" if plan is None else "the plan of another run"
@@ -152,17 +178,21 @@ def _check_that_the_run_is_here(spec: SegmentSpec) -> None:
             f"every node must see the output, but {socket.gethostname()} finds {found} in "
             f"{redact(spec.ledger.folder.url)}; give --output a URL or a path that all nodes share"
         )
+    return mark
 
 
-def build_engine(spec: SegmentSpec) -> tuple[BlockEngine, dict[str, Any]]:
-    """The network on its device, and how it was prepared; to be called on the thread that will use it."""
+def build_engine(spec: SegmentSpec, spare: SpareModel | None = None) -> tuple[BlockEngine, dict[str, Any]]:
+    """The network on its device, and how it was prepared; to be called on the thread that will use it.
+
+    Args:
+        spec: The run.
+        spare: Its model, if this process has loaded it already.
+    """
     network, engine = spec.network, spec.engine
     torch.set_num_threads(network.threads)
     device = torch.device(network.device)
-    try:
-        model = load_checkpoint(redact(network.folder.url), read_bytes=network.folder.read)
-    except CheckpointError as error:
-        raise ModelError(str(error)) from error
+    taken = spare.take() if spare is not None else None
+    model = load_model(network.folder) if taken is None else taken
 
     def prepare(batch: int) -> tuple[MultiScale, Preparation]:
         prepared = prepare_for_inference(

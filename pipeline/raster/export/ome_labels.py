@@ -212,7 +212,7 @@ def _check_inside(placed: Grid, image: OmeImage, group: zarr.Group, where: str) 
     if not isinstance(array, zarr.Array):
         raise StorageError(f"{where} must hold an array {image.levels[0].path!r}")
     whole, part = image.grid(0, array.shape).bounds(), placed.bounds()
-    slack = CLOSE + math.sqrt(placed.pixel_area)  # coarser levels are rounded up to whole pixels
+    slack = (1 + CLOSE) * math.sqrt(placed.pixel_area)  # coarser levels are rounded up to whole pixels
     beyond = (whole[0] - part[0], whole[1] - part[1], part[2] - whole[2], part[3] - whole[3])
     if max(beyond) > slack:
         raise SettingsError(

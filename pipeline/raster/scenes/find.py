@@ -9,11 +9,12 @@ import numpy as np
 from pipeline.errors import SettingsError
 from pipeline.raster.gdal_bands import working_dtype
 from pipeline.raster.scenes.band_layout import Layout, lay_out, make_scene, warn_of_other_scales
+from pipeline.raster.scenes.beside import look_beside, mask_of
 from pipeline.raster.scenes.entry import Entry, Facts
 from pipeline.raster.scenes.footprints import Footprints
 from pipeline.raster.scenes.index import cloud_cover_of, read_index, time_of, url_of
 from pipeline.raster.scenes.listing import folders, single_files
-from pipeline.raster.scenes.look import alone, identify_all, look_at
+from pipeline.raster.scenes.look import identify_all, look_at
 from pipeline.raster.scenes.order import in_order
 from pipeline.raster.scenes.patterns import Listings
 from pipeline.raster.scenes.scene import Composite, Order, QualityRule, Resampling, Scene, digest
@@ -123,9 +124,11 @@ class FoundScenes:
 
 def find_scenes(wish: ScenesWish) -> FoundScenes:
     """List scenes and look at them; refuses what cannot be read, by name."""
-    listed = list_scenes(wish)
+    listings = Listings()
+    listed = list_scenes(wish, listings)
     entries = in_order(listed, wish.order)
-    facts = look_at(entries)
+    beside = look_beside({asset.url for entry in entries for asset in entry.files}, listings)
+    facts = look_at(entries, beside.lone)
     layout = lay_out(
         listed[0],
         facts,
@@ -136,12 +139,9 @@ def find_scenes(wish: ScenesWish) -> FoundScenes:
     scenes = tuple(make_scene(entry, facts, layout) for entry in entries)
     warn_of_other_scales(entries, facts, layout)
     grid = choose_grid([file.grid for scene in scenes for file in scene.files], wish.grid)
-    lone = alone(entries)
-    scenes = tuple(scene.knowing(lone) for scene in scenes)
-    known = identify_all(entries)
-    identities = tuple(
-        tuple(known[url] for url in dict.fromkeys(asset.url for asset in entry.files)) for entry in entries
-    )
+    scenes = tuple(scene.knowing(beside.lone, beside.masked) for scene in scenes)
+    known = identify_all(entries, [mask_of(url) for url in beside.masked])
+    identities = tuple(_identities(entry, known) for entry in entries)
     side = CELL_PX[wish.composite]
     info = SourceInfo(
         url=_label(listed),
@@ -153,12 +153,18 @@ def find_scenes(wish: ScenesWish) -> FoundScenes:
     return FoundScenes(info, scenes, identities, _dtypes(entries, facts, layout), wish)
 
 
-def list_scenes(wish: ScenesWish) -> list[Entry]:
-    """Scenes as they are listed, in the order given."""
+def _identities(entry: Entry, known: Mapping[str, Identity]) -> tuple[Identity, ...]:
+    """Who a scene's files are, and the masks beside them."""
+    urls = dict.fromkeys(asset.url for asset in entry.files)
+    masks = (mask_of(url) for url in urls)
+    return tuple(known[url] for url in [*urls, *masks] if url in known)
+
+
+def list_scenes(wish: ScenesWish, listings: Listings) -> list[Entry]:
+    """Scenes as they are listed, in the order given; ``listings`` knows afterwards what lies around them."""
     mask = wish.quality.file if wish.quality else None
     if wish.search is not None:
         return stac_scenes(wish.search, assets=wish.assets, mask=mask)
-    listings = Listings()
 
     def of(urls: Sequence[str]) -> list[Entry]:
         if wish.band_files is None:

@@ -4,7 +4,6 @@ Footprints in an index are not looked at: where a scene lies, it says itself.
 """
 
 import csv
-import importlib
 import io
 import json
 import sqlite3
@@ -15,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.errors import SettingsError, SourceError
+from pipeline.raster.parquet import open_parquet
 from pipeline.storage import is_local, join_url, normalise_url, read_url, redact, split_url
 
 Row = dict[str, Any]
@@ -115,13 +115,7 @@ def _read_geojson(data: bytes) -> list[Row]:
 
 def read_parquet(data: bytes) -> list[Row]:
     """The rows of a Parquet file, geometries left out."""
-    try:
-        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise SettingsError(
-            "an index in GeoParquet needs pyarrow, which is not installed; install terrazzo[stac]"
-        ) from error
-    file = parquet.ParquetFile(arrow.BufferReader(data))
+    file = open_parquet(data, "an index in GeoParquet", extra="stac")
     columns = [name for name in file.schema_arrow.names if name not in ("geometry", "geom", "wkb_geometry")]
     rows: list[Row] = file.read(columns=columns).to_pylist()
     return rows

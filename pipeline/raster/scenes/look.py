@@ -4,7 +4,7 @@ A file is opened only where its list does not say all of that; every file is ask
 request, save where the list gives a checksum or the address is signed and good for reading only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -14,72 +14,45 @@ from rasterio.crs import CRS
 from pipeline.errors import SourceError, StorageError
 from pipeline.raster.gdal_source import describe_raster, identify
 from pipeline.raster.grid import Grid
+from pipeline.raster.scenes.beside import BUCKETS, stored
 from pipeline.raster.scenes.entry import Asset, Entry, Facts
 from pipeline.raster.scenes.order import NAMED_AT_MOST
 from pipeline.raster.source import Identity
-from pipeline.storage import Folder, StoredObject, is_local, is_signed, redact, split_url
+from pipeline.storage import is_local, is_signed, redact
 
 OPENED_AT_ONCE = 16
 ASKED_AT_ONCE = 32
-BUCKETS = ("s3://", "gs://", "az://")
-TIFF = (".tif", ".tiff")
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
-def look_at(entries: Sequence[Entry]) -> dict[str, Facts]:
-    """What every file is, by URL; refuses with the list of those that cannot be read."""
+def look_at(entries: Sequence[Entry], alone: Container[str]) -> dict[str, Facts]:
+    """What every file is, by URL; refuses with the list of those that cannot be read.
+
+    Args:
+        entries: The scenes.
+        alone: Files beside which nothing lies.
+    """
     assets = {asset.url: asset for entry in entries for asset in entry.files}
     to_open = [url for url, asset in assets.items() if asset.facts is None]
     found = {url: asset.facts for url, asset in assets.items() if asset.facts is not None}
-    found |= dict(zip(to_open, _all(_facts, to_open, OPENED_AT_ONCE, "read"), strict=True))
+    facts = _all(lambda url: _facts(url, alone=url in alone), to_open, OPENED_AT_ONCE, "read")
+    found |= dict(zip(to_open, facts, strict=True))
     systems = _Systems()
     return {url: replace(facts, grid=systems.unify(facts.grid, url)) for url, facts in found.items()}
 
 
-def identify_all(entries: Sequence[Entry]) -> dict[str, Identity]:
-    """Who every file is, by URL."""
+def identify_all(entries: Sequence[Entry], masks: Sequence[str]) -> dict[str, Identity]:
+    """Who every file is, by URL, and every mask beside one."""
     assets = {asset.url: asset for entry in entries for asset in entry.files}
+    assets |= {mask: Asset(mask) for mask in masks}
     identities = _all(_identity, list(assets.values()), ASKED_AT_ONCE, "found")
     return dict(zip(assets, identities, strict=True))
 
 
-def alone(entries: Sequence[Entry]) -> frozenset[str]:
-    """Remote TIFFs beside which nothing lies that tells more of them: mask, metadata, world file.
-
-    GDAL would ask for these whenever it opens a file, one after the other, and no other thread of Python
-    could do anything meanwhile; here they are asked for once a run and all at once. Other formats may be made
-    of several files, which GDAL has to find itself.
-    """
-    urls = {asset.url for entry in entries for asset in entry.files if not is_signed(asset.url)}
-    known = sorted(url for url in urls if url.lower().endswith(TIFF) and not is_local(url))
-    beside = [(url, f"{url}{end}") for url in known for end in (".aux.xml", ".msk")]
-    beside += [(url, f"{url.rpartition('.')[0]}{end}") for url in known for end in (".tfw", ".wld")]
-    there = _all(_may_be_there, [name for _, name in beside], ASKED_AT_ONCE, "found")
-    return frozenset(known) - {url for (url, _), is_there in zip(beside, there, strict=True) if is_there}
-
-
-def _may_be_there(url: str) -> bool:
-    """Whether a store has a file, or does not say."""
-    try:
-        return _stored(url) is not None
-    except StorageError:  # who may not list a bucket is told 403 of what is not there
-        return True
-
-
-def _stored(url: str) -> StoredObject | None:
-    if not url.startswith(BUCKETS):
-        parent, name = split_url(url)
-        return Folder(parent).head(name)
-    # By bucket, not by folder as usual: one connection serves ten thousand scenes.
-    scheme, _, rest = url.partition("://")
-    bucket, _, key = rest.partition("/")
-    return Folder(f"{scheme}://{bucket}").head(key)
-
-
-def _facts(url: str) -> Facts:
-    info = describe_raster(url)
+def _facts(url: str, *, alone: bool) -> Facts:
+    info = describe_raster(url, alone=alone)
     return Facts(info.grid, info.bands)
 
 
@@ -91,12 +64,12 @@ def _identity(asset: Asset) -> Identity:
     if not asset.url.startswith(BUCKETS):
         found = identify(asset.url)
     else:
-        stored = _stored(asset.url)
+        there = stored(asset.url)
         found = Identity(
             redact(asset.url),
-            stored.size_bytes if stored else None,
-            stored.etag if stored else None,
-            stored.modified if stored else None,
+            there.size_bytes if there else None,
+            there.etag if there else None,
+            there.modified if there else None,
         )
     if found.size_bytes is None and (is_local(asset.url) or asset.url.startswith(BUCKETS)):
         raise SourceError(f"there is no file {redact(asset.url)}")

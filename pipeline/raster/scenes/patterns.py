@@ -32,6 +32,19 @@ class Listings:
         matches = re.compile(translate(pattern, captures=False))
         return [url for url in self._below(fixed_folder(pattern)) if matches.fullmatch(url)]
 
+    def cover(self, url: str) -> bool:
+        """Whether the folder of a file, or one above it, was listed."""
+        folder = url
+        while folder and folder not in self._known:
+            folder = folder.rpartition("/")[0]
+        return bool(folder)
+
+    def everything(self) -> frozenset[str]:
+        """Every file that was listed, as it is and in lower case."""
+        return frozenset(
+            name for files in self._known.values() for url in files for name in (url, url.lower())
+        )
+
     def _below(self, folder: str) -> list[str]:
         if folder not in self._known:
             if folder.startswith(("http://", "https://")):

@@ -11,7 +11,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from pipeline.errors import BlockError
-from pipeline.raster.gdal_bands import BandReader, gdal_environment, open_dataset, said
+from pipeline.raster.gdal_bands import BandReader, gdal_environment, lacks_mask, open_dataset, said
 from pipeline.raster.scenes.places import outline_px, through
 from pipeline.raster.scenes.scene import SceneFile
 from pipeline.storage import redact
@@ -60,11 +60,6 @@ class FilePool:
         for _, opened in idle.values():
             opened.dataset.close()
 
-    @property
-    def num_idle(self) -> int:
-        """Files that are open and unused."""
-        return len(self._idle)
-
     def _take(self, key: Key) -> OpenFile | None:
         with self._lock:
             for ticket, (found, opened) in reversed(self._idle.items()):
@@ -103,4 +98,9 @@ def _check(dataset: DatasetReader, file: SceneFile) -> None:
             f"{tuple(file.grid.transform)[:6]} and band {max(file.file_bands)}, as was said when the run was "
             f"planned; it has {dataset.height} × {dataset.width} px from {tuple(dataset.transform)[:6]} and "
             f"{dataset.count} bands"
+        )
+    if file.has_mask and lacks_mask(dataset):
+        raise BlockError(
+            f"the mask beside {redact(file.url)} was there when the run was planned, but cannot be read now; "
+            "check whether its store answers, and go on"
         )

@@ -1,6 +1,7 @@
 """Scenes as plain data: which files, which of their bands, where they lie on the ground."""
 
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ class SceneFile:
         offsets: Added after the factor.
         is_mask: Whether its values are flags, all of which count, rather than measurements.
         is_alone: Whether nothing lies beside it that GDAL would look for, which it then need not.
+        has_mask: Whether a mask lies beside it, which GDAL must then find.
     """
 
     url: str
@@ -39,6 +41,7 @@ class SceneFile:
     offsets: tuple[float, ...] | None = None
     is_mask: bool = False
     is_alone: bool = False
+    has_mask: bool = False
 
     def only(self, numbers: frozenset[int]) -> "SceneFile | None":
         """The same file with some of its bands; None where it has none of them."""
@@ -76,11 +79,13 @@ class Scene:
         files = tuple(kept for file in self.files if (kept := file.only(numbers)))
         return Scene(files, self.mask)
 
-    def knowing(self, alone: frozenset[str]) -> "Scene":
-        """The same scene, with the URLs of files beside which nothing lies."""
-        files = tuple(replace(file, is_alone=file.url in alone) for file in self.files)
-        mask = None if self.mask is None else replace(self.mask, is_alone=self.mask.url in alone)
-        return Scene(files, mask)
+    def knowing(self, lone: Container[str], masked: Container[str]) -> "Scene":
+        """The same scene, with the URLs of files beside which nothing lies, and of those with a mask."""
+
+        def told(file: SceneFile) -> SceneFile:
+            return replace(file, is_alone=file.url in lone, has_mask=file.url in masked)
+
+        return Scene(tuple(map(told, self.files)), None if self.mask is None else told(self.mask))
 
     def to_json(self) -> list[Any]:
         """What decides its pixels, besides its files' bytes."""

@@ -20,7 +20,7 @@ from pipeline.raster.scenes.entry import Asset, Entry, Facts
 from pipeline.raster.scenes.index import resolve
 from pipeline.raster.scenes.order import some_of
 from pipeline.raster.source import BandInfo, Identity
-from pipeline.raster.stac_search import Item, Search, find_items, item_time
+from pipeline.raster.stac_search import Item, Search, find_items, item_time, stated_number
 from pipeline.storage import normalise_url, redact
 
 DTYPES = (
@@ -87,7 +87,7 @@ def _entry(item: Item, assets: Sequence[str], mask: str | None, base: str) -> En
         assets=found,
         mask=None if mask is None else _asset(item, mask, base, platform),
         time=item_time(item),
-        cloud_cover=None if cover is None else float(cover),
+        cloud_cover=None if cover is None else stated_number(cover, f"eo:cloud_cover of {_name(item)}"),
         platform=platform,
     )
 
@@ -106,7 +106,7 @@ def _asset(item: Item, wanted: str, base: str, platform: str) -> Asset:
     if len(bands) > 1:
         bands = [_numbered(band, said[band.number - 1], wanted, platform) for band in bands]
     grid = _grid(item, asset)
-    nodata = {value for band in said if (value := _number(band.get("nodata"))) is not None}
+    nodata = {value for band in said if (value := _number(band.get("nodata"), "nodata")) is not None}
     is_complete = grid is not None and bool(bands) and all(band.dtype for band in bands)
     size, checksum = asset.get("file:size"), asset.get("file:checksum")
     known = Identity(redact(url), size, str(checksum), None) if checksum else None
@@ -132,8 +132,8 @@ def _band(number: int, wanted: str, key: str, band: Mapping[str, Any], platform:
         dtype if dtype in DTYPES else "",
         is_alpha=False,
         aliases=tuple(sorted(others)),
-        scale=_or(_number(band.get("scale", band.get("raster:scale"))), 1.0),
-        offset=_or(_number(band.get("offset", band.get("raster:offset"))), 0.0),
+        scale=_or(_number(band.get("scale", band.get("raster:scale")), "scale"), 1.0),
+        offset=_or(_number(band.get("offset", band.get("raster:offset")), "offset"), 0.0),
     )
 
 
@@ -192,11 +192,11 @@ def _grid(item: Item, asset: Mapping[str, Any]) -> Grid | None:
         return None  # the file itself is asked
 
 
-def _number(value: object) -> float | None:
+def _number(value: object, what: str) -> float | None:
     """A number as STAC has it, where NaN and infinities are words."""
     if value is None:
         return None
-    number = float(str(value))
+    number = stated_number(value, what)
     return None if math.isinf(number) else number
 
 

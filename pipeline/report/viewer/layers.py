@@ -16,6 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.session import DummySession
 from rasterio.windows import Window as RasterioWindow
 
+from pipeline.errors import StorageError
 from pipeline.raster.mosaic import CONFIDENCE_NODATA, CONFIDENCE_STEPS, Mosaic
 from pipeline.raster.window import Window
 from pipeline.report.pictures import class_palette, confidence_palette, encode_png
@@ -26,7 +27,7 @@ from pipeline.report.source_picture import (
     STRETCH_PERCENT,
     color_bands,
 )
-from pipeline.storage import gdal_options, gdal_path, normalise_url, redact
+from pipeline.storage import gdal_options, gdal_path, normalise_url, redact, redact_text
 
 SQUARE_PX = 256
 COARSEST_WITHOUT_OVERVIEWS = 8
@@ -133,8 +134,12 @@ class SourceLayer:
         window = Window(row * side, col * side, side, side).intersect(Window(0, 0, *self._place.shape))
         if not window.num_pixels:
             return None
-        with self._one_at_a_time, self._environment():
-            values_CHW, has_data_HW = self._read(window, factor, self._shades.bands)
+        try:
+            with self._one_at_a_time, self._environment():
+                values_CHW, has_data_HW = self._read(window, factor, self._shades.bands)
+        except RasterioError as error:
+            reason = redact_text(str(error)).splitlines()[0]
+            raise StorageError(f"cannot read {redact(self._url)}: {reason}") from error
         shades = self._shades
         spread_C11 = np.maximum(shades.high_C11 - shades.low_C11, 1e-6)
         seen_CHW = np.clip((values_CHW - shades.low_C11) / spread_C11, 0, 1) ** shades.power

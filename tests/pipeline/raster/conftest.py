@@ -1,19 +1,7 @@
-"""Real rasters, where this checkout has them beside it."""
-
-from pathlib import Path
+"""Small rasters."""
 
 import pytest
 import rasterio
-
-SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real rasters; tests that need it skip loudly where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"real rasters are looked for in {SHARED_DATA}, which does not exist")
-    return SHARED_DATA
 
 
 @pytest.fixture

@@ -1,20 +1,20 @@
-"""Files over real HTTP, in a process of its own: ranges, and a log of what was asked for.
+"""Files over real HTTP: ranges, and a log of what was asked for.
 
-Run as a script: a folder; it prints its address and serves until its standard input ends. ``/requests`` lists
-every request so far as method, path and who asked (GDAL or obstore).
+Run as a program with a folder. ``/requests`` lists every request so far as method, path
+and who asked (GDAL or obstore). A file with another beside it that is called like it and
+``.unavailable`` is answered by 503.
 """
 
 import json
 import re
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.pipeline.raster.server_process import process_of, serve
 
 
 class Files(BaseHTTPRequestHandler):
@@ -33,6 +33,8 @@ class Files(BaseHTTPRequestHandler):
         by_gdal = "GDAL" in self.headers.get("User-Agent", "")
         self.server.log.append([self.command, path, "gdal" if by_gdal else "obstore"])
         file = self.server.folder / path.lstrip("/")
+        if file.with_name(f"{file.name}.unavailable").is_file():
+            return self.answer(503, b"", {}, with_body=with_body)
         if not file.is_file():
             return self.answer(404, b"", {})
         data, stat = file.read_bytes(), file.stat()
@@ -62,24 +64,10 @@ class Files(BaseHTTPRequestHandler):
         """Silence: pytest shows enough."""
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address at which a folder's files are; a process apart, since GDAL holds the interpreter's lock."""
-    command = [sys.executable, __file__, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        yield server.stdout.readline().strip()
-        server.stdin.close()
-
-
-def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
-    server.folder, server.log = Path(sys.argv[1]), []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    server.shutdown()
+def served(folder: Path) -> AbstractContextManager[str]:
+    """The address at which a folder's files are."""
+    return process_of(__name__, str(folder))
 
 
 if __name__ == "__main__":
-    main()
+    serve(Files, folder=Path(sys.argv[1]), log=[])

@@ -178,6 +178,23 @@ def test_mosaics_of_something_else_are_refused(image, tmp_path, contents, senten
     assert not (image / "labels").exists()
 
 
+def test_in_any_unit_of_length_a_pixel_beyond_is_allowed_and_no_more(image, tmp_path):
+    """In metres pixels are so small that a tolerance in units would let everything pass."""
+    group = zarr.open_group(str(image), mode="r+")
+    ome = group.attrs["ome"]
+    for axis in ome["multiscales"][0]["axes"][1:]:
+        axis["unit"] = "meter"
+    for dataset in ome["multiscales"][0]["datasets"]:
+        (step,) = dataset["coordinateTransformations"]
+        step["scale"] = [1, *(size * 1e-6 for size in step["scale"][1:])]
+    group.attrs["ome"] = ome
+    for beyond_px, fits in ((1, True), (3, False)):
+        microscopy(300, 420, corner=(0.65 * beyond_px - HALF, -HALF)).write(Folder.at(tmp_path / f"{fits}"))
+    assert export_labels_into(str(tmp_path / "True"), str(image), name="fits").levels == 2
+    with pytest.raises(SettingsError, match="must lie in the image"):
+        export_labels_into(str(tmp_path / "False"), str(image), name="beyond")
+
+
 def test_in_a_bucket(s3_bucket):
     contents = microscopy(300, 420)
     contents.write(Folder.at(f"{s3_bucket.url}/m"))

@@ -106,6 +106,10 @@ def test_the_fingerprint_tells_levels_apart(levels, tmp_path):
         (resolution("2 (pixels/inch)", x="72", y="72"), None),
         (resolution("1 (unitless)", x="1", y="1"), None),
         ({}, None),
+        ({"TIFFTAG_IMAGEDESCRIPTION": "Aperio|MPP = 0.4.9|Left = 25"}, None),
+        ({"TIFFTAG_IMAGEDESCRIPTION": "Aperio|MPP = nan"}, None),
+        ({"TIFFTAG_IMAGEDESCRIPTION": OME.format(x="wide", y="0.25", unit="µm")}, None),
+        (resolution("3 (pixels/cm)", x="(unknown)", y="20000"), None),
     ],
 )  # fmt: skip
 def test_where_the_size_of_pixels_is_said(tags, expected):

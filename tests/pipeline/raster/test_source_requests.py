@@ -5,7 +5,9 @@ import pytest
 import requests
 from affine import Affine
 
+from pipeline import storage
 from pipeline.config import SourceSettings
+from pipeline.errors import SourceError
 from pipeline.raster.window import Window
 from pipeline.segment.find_source import find_source
 from tests.pipeline.raster.file_server import served
@@ -58,6 +60,18 @@ def test_readers_that_need_no_identity_do_not_ask_for_it(kind, write, address, t
     assert [request for request in asked(address, "obstore") if request.startswith("HEAD")] != []
 
 
+def test_the_end_of_a_png_is_looked_at_once(write, address):
+    """Not again by every reader that it was found for; a signed address is spared even that."""
+    values = np.random.default_rng(0).integers(0, 255, (1, 40, 40), dtype=np.uint8)
+    write(values, "a.png", driver="PNG")
+    found = find_source(SourceSettings(urls=(f"{address}/a.png",)), identified=False)
+    for _ in range(2):
+        source = found.spec((1,)).open()
+        np.testing.assert_array_equal(source.read(Window(0, 0, 40, 40)).samples_CHW, values)
+        source.close()
+    assert asked(address, "obstore") == ["HEAD /a.png", "GET /a.png"]
+
+
 def test_an_open_raster_is_opened_once_for_all_its_windows(write, address):
     write(np.ones((1, 600, 600), np.uint8), crs="EPSG:32633", tiled=True, blockxsize=64, blockysize=64)
     found = find_source(SourceSettings(urls=(f"{address}/a.tif",)))
@@ -92,6 +106,23 @@ def test_a_signed_address_is_read(write, address):
     assert found.info.identities[0].etag is None, "it is good for reading only"
     source = found.spec((1,)).open()
     np.testing.assert_array_equal(source.read(Window(0, 0, 40, 40)).samples_CHW, values)
+    source.close()
+
+
+def test_a_mask_that_is_out_of_reach_is_not_taken_for_one_that_is_not_there(
+    write, address, tmp_path, monkeypatch
+):
+    """GDAL would say nothing, and what the mask hides would be segmented."""
+    monkeypatch.setattr(storage, "RETRIES", 1)
+    there = np.arange(40) < np.arange(40)[:, None]
+    write(np.full((1, 40, 40), 7, np.uint8), crs="EPSG:32633", mask=there, internal_mask=False)
+    found = find_source(SourceSettings(urls=(f"{address}/a.tif",)))
+    (tmp_path / "a.tif.msk.unavailable").touch()
+    with pytest.raises(SourceError, match=r"a\.tif\.msk .* cannot be read"):
+        found.spec((1,)).open()
+    (tmp_path / "a.tif.msk.unavailable").unlink()
+    source = found.spec((1,)).open()
+    np.testing.assert_array_equal(source.read(Window(0, 0, 40, 40)).valid_HW, there)
     source.close()
 
 

@@ -1,5 +1,8 @@
 """A page as a reader of HTML sees it."""
 
+import itertools
+import re
+from collections import Counter
 from html.parser import HTMLParser
 
 VOID = {"img", "meta", "br", "hr", "link"}
@@ -40,6 +43,32 @@ class Page(HTMLParser):
             for found, attrs, texts in self.elements
             if found == tag
             and all(attrs.get(name.rstrip("_")) == value for name, value in attributes.items())
+        ]
+
+    def hurdles(self):
+        """What keeps those who cannot see the page from reading it."""
+        ids = [attrs["id"] for _, attrs, _ in self.elements if "id" in attrs]
+        levels = [int(tag[1]) for tag, _, _ in self.elements if re.fullmatch("h[1-6]", tag)]
+        charts = [attrs for attrs, _ in self.all("svg") if "chart" in attrs.get("class", "")]
+        return [
+            *(
+                f"an image is told as {attrs['alt']!r}"
+                for attrs, _ in self.all("img")
+                if len(attrs["alt"]) < 16
+            ),
+            *(
+                "a header heads nothing"
+                for attrs, _ in self.all("th")
+                if attrs.get("scope") not in ("col", "row")
+            ),
+            *("a chart is not told as an image" for attrs in charts if attrs.get("role") != "img"),
+            *(f"{name} is twice there" for name, count in Counter(ids).items() if count > 1),
+            *(f"{attrs['href']} leads nowhere" for attrs, _ in self.all("a") if attrs["href"][1:] not in ids),
+            *(
+                f"h{after} follows h{before}"
+                for before, after in itertools.pairwise(levels)
+                if after > before + 1
+            ),
         ]
 
     def rows(self, caption):

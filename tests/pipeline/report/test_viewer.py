@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import os
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +202,18 @@ def test_a_lost_source_is_said_and_the_rest_is_shown(folder):
         assert get(port, "/source/1/0/0.png")[0].status == 404
         assert get(port, "/classes/1/0/0.png")[0].status == 200
         assert b"The source cannot be read" in get(port, "/")[1]
+
+
+def test_a_source_that_is_cut_off_meanwhile_is_said_and_the_map_goes_on(folder, tmp_path):
+    scene = tmp_path / "scene.tif"
+    scene.write_bytes((folder / "scene.tif").read_bytes())
+    mosaic = Mosaic.open(str(folder / "land.zarr"))
+    with served(Viewer(mosaic, name="land", source_url=str(scene))) as port:
+        os.truncate(scene, scene.stat().st_size // 2)
+        answer, told = get(port, "/source/1/4/0.png")
+        assert answer.status == 502
+        assert told.decode().startswith(f"cannot read {scene}: ")
+        assert picture(port, "/classes/1/4/0.png").shape[2] == 4
 
 
 def test_without_overviews_the_map_still_zooms_out(folder, tmp_path):

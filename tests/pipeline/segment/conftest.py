@@ -1,15 +1,12 @@
-"""One scene and three models for all whole runs, and a real S3 server for those that need one."""
+"""One scene, three models and a run that nothing happened to, for all whole runs."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from tests.pipeline.segment.scene import write_light_model, write_model, write_scene
-
-CEPH = Path(__file__).resolve().parents[4] / "shared" / "tools" / "ceph-s3"
+from pipeline.config import RunConfig
+from pipeline.segment.run import segment
+from tests.pipeline.segment.scene import settings, write_light_model, write_model, write_scene
 
 
 @pytest.fixture(scope="session")
@@ -33,23 +30,10 @@ def scene(tmp_path_factory) -> Path:
     return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", 1301, 1187)
 
 
-@pytest.fixture(scope="module")
-def ceph(tmp_path_factory):
-    """A one-node Ceph with its RADOS gateway, as plain processes; ``AWS_*`` variables lead there."""
-    if not CEPH.is_file():
-        pytest.skip(f"no real S3 server: {CEPH} is absent")
-    folder = str(tmp_path_factory.mktemp("ceph"))
-    started = subprocess.run(["bash", CEPH, "up", folder], capture_output=True, text=True, check=False)
-    if started.returncode:
-        pytest.skip(f"no real S3 server: {started.stderr.strip()[-300:]}")
-    patch = pytest.MonkeyPatch()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        patch.delenv(name)
-    for line in started.stdout.splitlines():
-        for assignment in line.split("#")[0].removeprefix("export ").split():
-            patch.setenv(*assignment.split("=", 1))
-    storage._open_store.cache_clear()
-    yield folder
-    subprocess.run(["bash", CEPH, "down", folder], check=False, capture_output=True)
-    patch.undo()
-    storage._open_store.cache_clear()
+@pytest.fixture(scope="session")
+def undisturbed(scene, model, tmp_path_factory) -> Path:
+    """A run over that scene, in this process, that nothing happened to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
+    report = segment(RunConfig.model_validate(settings(scene, model, output)))
+    assert report["status"] == "complete"
+    return output

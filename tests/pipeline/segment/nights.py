@@ -91,13 +91,6 @@ class Product:
         return {Path(found.key).stem: json.loads(run.read(found.key)) for found in run.listing("blocks/")}
 
 
-def array_objects(url: str) -> dict[str, bytes]:
-    """Every stored object of a mosaic's own arrays and overviews; not metadata, not the layer of changes."""
-    folder = Folder.at(url)
-    keys = [found.key for found in folder.listing() if not found.key.endswith("zarr.json")]
-    return {key: folder.read(key) for key in sorted(keys) if not key.startswith("changes/")}
-
-
 def computed(report: dict) -> int:
     """Blocks that this attempt computed."""
     return report["blocks"]["done"] + report["blocks"]["empty"]

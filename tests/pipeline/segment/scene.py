@@ -10,6 +10,7 @@ import yaml
 from affine import Affine
 
 from deeplab_core import ModelConfig, build_model, save_checkpoint
+from pipeline.storage import Folder
 
 BANDS = ("red", "green", "nir")
 MEAN, STD = (80.0, 90.0, 100.0), (30.0, 35.0, 40.0)
@@ -89,13 +90,14 @@ def write_config(path: Path, document: dict) -> Path:
     return path
 
 
-def array_objects(mosaic: Path) -> dict[str, bytes]:
-    """Every stored object of the arrays, without metadata: what must be equal to the byte."""
-    return {
-        str(file.relative_to(mosaic)): file.read_bytes()
-        for file in sorted(mosaic.rglob("*"))
-        if file.is_file() and file.name != "zarr.json" and "#" not in file.name
-    }
+def array_objects(mosaic: str | Path) -> dict[str, bytes]:
+    """Every stored object of a mosaic's own arrays and overviews: what must be equal to the byte.
+
+    Not metadata, which tell dates and places, and not the layer of changes.
+    """
+    folder = Folder.at(mosaic)
+    keys = [found.key for found in folder.listing() if not found.key.endswith("zarr.json")]
+    return {key: folder.read(key) for key in sorted(keys) if not key.startswith("changes/")}
 
 
 def ledger_records(output: Path) -> dict[str, dict]:

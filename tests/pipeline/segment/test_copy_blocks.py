@@ -13,7 +13,8 @@ from pipeline.segment import overviews
 from pipeline.segment.lattice import Lattice
 from pipeline.segment.nightly.copy_blocks import _objects_of, copied_record, touched_squares
 from pipeline.segment.plan import Plan
-from tests.pipeline.segment.nights import GRID, Product, array_objects
+from tests.pipeline.segment.nights import GRID, Product
+from tests.pipeline.segment.scene import array_objects
 
 SIZES = st.integers(1, 140_000)
 

@@ -1,31 +1,24 @@
 """Four hundred scenes in two UTM zones as one run: few files open, memory bounded, resumed on S3."""
 
 import json
-import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pyproj
 import pytest
 import rasterio
-import yaml
 from affine import Affine
 
 from pipeline.config import RunConfig
 from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.scenes.scene_source import MOST_IDLE_FILES
 from pipeline.segment.run import segment
-from pipeline.storage import Folder
+from tests.pipeline.segment.processes import job_of, kill_after_a_block, make_bucket, run_job, upload
 from tests.pipeline.segment.scene import BANDS, array_objects, ledger_records, settings
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SIDE, OVERLAP, PIXEL_M = 120, 20, 100
 ROWS, COLS = 20, 10
 CORNERS = {"EPSG:32633": (250_000, 5_450_000), "EPSG:32632": (600_000, 5_450_000)}  # neighbours that overlap
@@ -119,26 +112,16 @@ def test_every_class_and_both_zones_are_seen(undisturbed):
 
 @pytest.mark.usefixtures("ceph")
 def test_killed_on_a_real_server_it_goes_on_within_its_memory(scenes, model, undisturbed):
-    boto3.client("s3").create_bucket(Bucket="many")
-    bucket = "s3://many"
-    for file in [*scenes.glob("*.tif"), *Path(model).iterdir()]:
-        Folder(f"{bucket}/{'in' if file.suffix == '.tif' else 'model'}").write(file.name, file.read_bytes())
-    compute = {"executor": "ray", "workers": 2, "threads_per_worker": 1}
-    document = run_settings(f"{bucket}/in", f"{bucket}/model", f"{bucket}/out.zarr", compute=compute)
-    Folder(bucket).write("run.yaml", yaml.safe_dump(document).encode())
-    command = [sys.executable, "jobs/segment_region.py", "--config", f"{bucket}/run.yaml", "--json"]
-    job = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not any(Folder(f"{bucket}/out.zarr.run").listing("blocks/")):
-        assert job.poll() is None
-        time.sleep(0.1)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
+    bucket = make_bucket("many")
+    upload(f"{bucket}/in", scenes.glob("*.tif"))
+    upload(f"{bucket}/model", model.iterdir())
+    output, compute = f"{bucket}/out.zarr", {"executor": "ray", "workers": 2, "threads_per_worker": 1}
+    command = job_of(bucket, run_settings(f"{bucket}/in", f"{bucket}/model", output, compute=compute))
+    kill_after_a_block(command, output)
+    done = run_job(command)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["blocks"]["skipped"] > 0
     assert report["blocks"]["total"] == len(ledger_records(undisturbed))
     assert report["peak_rss_bytes"] <= report["plan"]["memory_per_worker"]["total_bytes"]
-    stored = Folder(f"{bucket}/out.zarr")
-    keys = [found.key for found in stored.listing() if not found.key.endswith("zarr.json")]
-    assert {key: stored.read(key) for key in keys} == array_objects(undisturbed)
+    assert array_objects(output) == array_objects(undisturbed)

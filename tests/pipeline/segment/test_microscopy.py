@@ -15,12 +15,10 @@ from pipeline.raster.mosaic import Mosaic
 from pipeline.raster.zarrs.ome import parse_image
 from pipeline.segment.run import plan_only, segment
 from pipeline.storage import Folder
-from tests.pipeline.raster.conftest import SHARED_DATA
 from tests.pipeline.raster.ome_models import validated
 from tests.pipeline.raster.slides import levels_of, slide_of, tissue_of, write_large_slide, write_slide
 from tests.pipeline.segment.scene import array_objects, ledger_records, settings
 
-CARDIO = SHARED_DATA / "omezarr_cardio" / "cardio_B03_mip.zarr"
 CHANNELS = ["DAPI", "Lamin B1", "nanog"]
 LEVEL = {"bands": CHANNELS, "um_per_px": 2.6}
 
@@ -35,10 +33,8 @@ def model(light_model) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cardio():
-    if not CARDIO.is_dir():
-        pytest.skip(f"a real image is looked for in {CARDIO}, which does not exist")
-    return CARDIO
+def cardio(shared_data) -> Path:
+    return shared_data / "omezarr_cardio" / "cardio_B03_mip.zarr"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 import rasterio
@@ -20,10 +19,9 @@ from pipeline.raster.gdal_source import find_raster
 from pipeline.raster.window import Window
 from pipeline.segment import run
 from pipeline.storage import Folder
-from tests.pipeline.segment.nights import Product, array_objects, computed, scene_bytes
-from tests.pipeline.segment.test_s3 import ceph  # noqa: F401 - the fixture: a server of this file's own
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.pipeline.segment.nights import Product, computed, scene_bytes
+from tests.pipeline.segment.processes import REPOSITORY, make_bucket, upload
+from tests.pipeline.segment.scene import array_objects
 
 KILLED_BEFORE_PUBLISHING = """
 import os, signal, sys
@@ -53,46 +51,39 @@ def test_a_replaced_scene_is_read_anew_by_the_same_process(s3_bucket):
             assert np.array_equal(read(), expected.read())
 
 
-def nights_in(root: str, model: Path, other_model: Path, *, with_scratch: bool) -> None:
-    """Three nights and what each must do; at will, whether the second equals one that copied nothing."""
-    models = Folder.at(f"{root}/models")
-    for name, folder in (("one", model), ("other", other_model)):
-        for file in Path(folder).iterdir():
-            models.child(name).write(file.name, file.read_bytes())
-    product = Product(root, f"{root}/models/one")
-    first = product.night()
-    assert computed(first) == 3
-    assert computed(product.night()) == 0
+@pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.s3)])
+def root(request) -> str:
+    """An empty bucket, on the quick server or on the real one."""
+    if request.param == "moto":
+        return request.getfixturevalue("s3_bucket").url
+    request.getfixturevalue("ceph")
+    return make_bucket("nights")
 
+
+def test_nights_in_a_bucket(root, model, other_model, tmp_path, capsys):
+    upload(f"{root}/models/one", model.iterdir())
+    upload(f"{root}/models/other", other_model.iterdir())
+    product = Product(root, f"{root}/models/one")
+    first, unchanged = product.night(), product.night()
     product.put("bottom.tif", seed=30)
     second = product.night(incremental={"change_layer": True})
-    assert (computed(second), second["incremental"]["copied"]) == (2, 1)
-    assert product.latest()["version"] == second["incremental"]["version"]
-    assert second["incremental"]["changes"]["pixels_changed"] > 0, "the old scene was read again"
-    if with_scratch:
-        assert computed(product.night(product="scratch")) == 3
-        assert array_objects(product.latest()["url"]) == array_objects(product.latest("scratch")["url"])
-
     third = product.night(model={"url": f"{root}/models/other"}, incremental={"keep": 2})
-    assert (computed(third), third["incremental"]["reasons"]) == (3, {"model": 3})
-    assert third["incremental"]["pruned"] == [first["incremental"]["version"]]
-    assert product.latest()["previous"] == second["incremental"]["version"]
-    assert product.versions() == {one["incremental"]["version"] for one in (second, third)}
 
+    assert [computed(night) for night in (first, unchanged, second, third)] == [3, 0, 2, 3]
+    assert second["incremental"]["copied"] == 1
+    assert second["incremental"]["changes"]["pixels_changed"] > 0, "the old scene was read again"
+    assert third["incremental"]["reasons"] == {"model": 3}
+    versions = [night["incremental"]["version"] for night in (first, second, third)]
+    assert third["incremental"]["pruned"] == versions[:1]
+    assert product.versions() == set(versions[1:])
+    latest = product.latest()
+    assert [latest["previous"], latest["version"]] == versions[1:]
 
-def test_three_nights_in_a_bucket(s3_bucket, model, other_model, tmp_path, capsys):
-    nights_in(s3_bucket.url, model, other_model, with_scratch=False)
-    pointer = f"{s3_bucket.url}/product/latest.json"
+    pointer = f"{root}/product/latest.json"
     assert audit_job(["--mosaic", pointer]) == 0
     assert "whole" in capsys.readouterr().out
     assert export_job(["--mosaic", pointer, "--output", str(tmp_path / "classes.tif")]) == 0
     assert (tmp_path / "classes.tif").stat().st_size > 0
-
-
-@pytest.mark.s3
-@pytest.mark.usefixtures("ceph")
-def test_three_nights_on_a_real_server(model, other_model):
-    nights_in(bucket("nights"), model, other_model, with_scratch=True)
 
 
 def test_who_was_overtaken_leaves_latest_json_alone(s3_bucket, model, monkeypatch):
@@ -127,11 +118,6 @@ def test_a_store_that_repeats_a_request_does_not_refuse_its_own_pointer(s3_bucke
     assert product.night()["incremental"]["published"]
 
 
-def bucket(name: str) -> str:
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
-
-
 @pytest.fixture(
     params=[pytest.param("files", marks=pytest.mark.slow), pytest.param("server", marks=pytest.mark.s3)]
 )
@@ -139,7 +125,7 @@ def place(request, tmp_path) -> str:
     if request.param == "files":
         return str(tmp_path)
     request.getfixturevalue("ceph")
-    return bucket(f"b{abs(hash(request.node.name)) % 10**9}")
+    return make_bucket(f"b{abs(hash(request.node.name)) % 10**9}")
 
 
 def job(product: Product, config: Path, *command: str) -> subprocess.Popen[str]:

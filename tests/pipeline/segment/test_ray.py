@@ -16,17 +16,12 @@ from pipeline.config import RunConfig
 from pipeline.demo.head import ray_head
 from pipeline.errors import ModelError, StorageError
 from pipeline.segment.ledger import Ledger
+from pipeline.segment.machine import this_machine
+from pipeline.segment.planned import make_planned_run, plan_document
 from pipeline.segment.run import segment
 from tests.pipeline.segment.scene import array_objects, ledger_records, settings, write_config, write_scene
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(scene, model, tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
-    segment(RunConfig.model_validate(settings(scene, model, output)))
-    return output
 
 
 def on_ray(scene, model, output, **compute):
@@ -73,9 +68,12 @@ def test_two_workers_write_the_same_bytes(scene, model, undisturbed, tmp_path):
 
 
 def test_what_a_worker_refuses_is_refused_with_its_sentence(scene, model, tmp_path):
+    """A run that goes on: of one that begins, the driver has looked at the model itself."""
     config = RunConfig.model_validate(
         settings(scene, model, tmp_path / "out.zarr", compute={"executor": "ray", "workers": 1})
     )
+    planned = make_planned_run(config, this_machine())
+    planned.ledger.begin(plan_document(planned))
     weights = Path(model) / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-1] + b"!")
@@ -176,7 +174,6 @@ def test_killed_at_ten_random_moments_the_result_is_the_same_to_the_byte(model, 
 def test_the_ledger_is_where_workers_look_for_it(scene, model, tmp_path):
     """A worker that cannot see the driver's plan refuses: it would write into nowhere."""
     from pipeline.segment.machine import this_machine
-    from pipeline.segment.planned import make_planned_run, plan_document
     from pipeline.segment.worker import BlockWorker
 
     planned = make_planned_run(

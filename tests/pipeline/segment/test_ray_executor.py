@@ -3,18 +3,20 @@
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import TerrazzoError
+from pipeline.errors import Interrupted, Refused
 from pipeline.segment import executor as policy
 from pipeline.segment import ray_executor
 from pipeline.segment.executor import MAX_ATTEMPTS, Finished, GivenUp, Retried
 from pipeline.segment.machine import this_machine
 from pipeline.segment.ray_executor import RayExecutor, ray_session
 from pipeline.segment.resolve import Workers
+from pipeline.segment.seat import MAX_FAILED_STARTS
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +38,9 @@ def _no_long_waits(monkeypatch):
     monkeypatch.setattr(ray_executor, "POLL_S", 0.1)
 
 
-def run(make_worker, tasks, *, workers=1):
+def run(make_worker, tasks, *, workers=1, grow=False):
     events = []
-    shared = Workers(count=workers, grow=False, threads=1, gpus=0.0, memory_bytes=100 * MIB)
+    shared = Workers(count=workers, grow=grow, threads=1, gpus=0.0, memory_bytes=100 * MIB)
     RayExecutor(shared, 100 * MIB).run(make_worker, tasks, events.append, threading.Event())
     return events
 
@@ -77,7 +79,7 @@ def test_a_worker_that_cannot_be_made_again_ends_the_run_where_it_was_the_last(t
 
         return work
 
-    with pytest.raises(TerrazzoError, match=r"3 times in a row: OSError: the disk is gone; it was the last"):
+    with pytest.raises(Interrupted, match=r"3 times in a row: OSError: the disk is gone; it was the last"):
         run(make, ["first", "last"])
 
 
@@ -103,6 +105,55 @@ def test_one_of_two_workers_may_be_lost_for_good(tmp_path):
     events = run(make, tasks, workers=2)
     assert {event.task for event in events if isinstance(event, Finished)} == set(tasks)
     assert len(list(Path(tmp_path).iterdir())) == 2
+
+
+def test_a_worker_that_dies_whenever_it_is_made_is_refused_with_its_last_words(tmp_path):
+    """A segfault while loading, say. Waiting for it would never end."""
+
+    def make():
+        (tmp_path / str(os.getpid())).touch()
+        os.abort()
+
+    with pytest.raises(Refused, match=r"3 times in a row.* ended with 'Fatal Python error: Aborted'.*memory"):
+        run(make, ["a", "b"])
+    assert len(list(tmp_path.iterdir())) == MAX_FAILED_STARTS
+
+
+def test_what_cannot_be_made_anywhere_is_told_as_it_was_raised(tmp_path):
+    def make():
+        (tmp_path / str(len(list(tmp_path.iterdir())))).touch()
+        raise ZeroDivisionError("a fault of ours")
+
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        run(make, ["a"])
+    assert len(list(tmp_path.iterdir())) == MAX_FAILED_STARTS, "one broken node must not end a run at once"
+
+
+def test_others_go_on_without_one_that_never_comes_up(tmp_path, monkeypatch, caplog):
+    """Nor is its place taken again and again, while the cluster stays as it is."""
+    monkeypatch.setattr(ray_executor, "GROW_EVERY_S", 0.2)
+
+    def make():
+        try:
+            (tmp_path / "lives").mkdir()
+        except FileExistsError:
+            (tmp_path / f"died {os.getpid()}").touch()
+            os._exit(1)
+
+        def work(_):
+            deadline = time.monotonic() + 60
+            while len(list(tmp_path.glob("died *"))) < MAX_FAILED_STARTS:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            time.sleep(1)
+            return {}
+
+        return work
+
+    events = run(make, ["a", "b", "c", "d"], workers=2, grow=True)
+    assert {event.task for event in events if isinstance(event, Finished)} == {"a", "b", "c", "d"}
+    assert "the run goes on without it" in caplog.text
+    assert len(list(tmp_path.glob("died *"))) == MAX_FAILED_STARTS
 
 
 def test_what_no_node_has_is_told_while_it_is_waited_for(monkeypatch, caplog):

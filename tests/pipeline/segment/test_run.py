@@ -52,15 +52,6 @@ def reference(scene: Path, model: Path, *, scales=(1.0,), flips=(), window="gaus
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def undisturbed(scene, model, tmp_path_factory) -> Path:
-    """A run that nothing happened to."""
-    output = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
-    report = run(scene, model, output)
-    assert report["status"] == "complete"
-    return output
-
-
 @pytest.fixture
 def continued(undisturbed, tmp_path) -> Path:
     """A copy of the undisturbed run, to be disturbed and gone on with."""

@@ -1,18 +1,13 @@
 """Whole runs over many scenes: what one raster would give, however it is cut, killed or stored."""
 
 import json
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 import rasterio
-import yaml
 from affine import Affine
 from rasterio.warp import transform_bounds
 
@@ -22,7 +17,7 @@ from pipeline.errors import MismatchError
 from pipeline.raster.mosaic import Mosaic
 from pipeline.segment.inspect import inspect
 from pipeline.segment.run import plan_only, segment
-from pipeline.storage import Folder
+from tests.pipeline.segment.processes import job_of, kill_after_a_block, make_bucket, run_job, upload
 from tests.pipeline.segment.scene import (
     BANDS,
     MEAN,
@@ -34,7 +29,6 @@ from tests.pipeline.segment.scene import (
     write_scene,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 HEIGHT, WIDTH = 2100, 300  # three blocks, one below the other
 CUTS = ((0, 0, 700, 180), (0, 150, 700, 300), (670, 0, 1400, 300), (1370, 0, 1750, 300), (1720, 0, 2100, 300))
 
@@ -139,15 +133,7 @@ def test_the_mosaic_and_its_page_know_every_scene(undisturbed, mixed):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(mixed, model, undisturbed, tmp_path):
     output = tmp_path / "out.zarr"
-    config = write_config(tmp_path / "run.yaml", scene_settings(mixed, model, output))
-    command = [sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"]
-    job = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    blocks = Path(f"{output}.run") / "blocks"
-    while not (blocks.is_dir() and any(blocks.glob("*.json"))):
-        assert job.poll() is None
-        time.sleep(0.05)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    kill_after_a_block(job_of(tmp_path, scene_settings(mixed, model, output)), output)
     assert 0 < len(ledger_records(output)) <= 3
     report = run(mixed, model, output)
     assert report["status"] == "complete"
@@ -240,9 +226,8 @@ def test_many_warped_scenes_keep_the_promise_of_memory(composite, model, tmp_pat
     document = scene_settings(tmp_path / "scenes", model, tmp_path / "out.zarr")
     document |= {"crop": {}, "inference": {"compile": "off"}, "block": {"size_px": 2048}}
     document["source"] |= {"composite": composite, "grid": {"crs": "EPSG:32633", "resolution": 10}}
-    config = write_config(tmp_path / "run.yaml", document)
-    command = [sys.executable, "jobs/segment_region.py", "--config", str(config), "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=560, check=True)
+    done = run_job(job_of(tmp_path, document))
+    assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     promised = report["plan"]["memory_per_worker"]["total_bytes"]
     assert promised / 4 <= report["peak_rss_bytes"] <= promised
@@ -251,42 +236,23 @@ def test_many_warped_scenes_keep_the_promise_of_memory(composite, model, tmp_pat
 def test_from_a_bucket_by_pattern_and_with_its_index_there(
     mixed, model, undisturbed, s3_bucket, tmp_path, capsys
 ):
-    for part in mixed.glob("*.tif"):
-        Folder(f"{s3_bucket.url}/scenes").write(part.name, part.read_bytes())
+    upload(f"{s3_bucket.url}/scenes", mixed.glob("*.tif"))
     output = f"{s3_bucket.url}/mosaics/out.zarr"
     config = write_config(tmp_path / "run.yaml", scene_settings(f"{s3_bucket.url}/scenes", model, output))
     assert main(["--config", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == "complete"
-    stored = Folder(output)
-    arrays = {
-        found.key: stored.read(found.key)
-        for found in stored.listing()
-        if not found.key.endswith("zarr.json") and "#" not in found.key
-    }
-    assert arrays == array_objects(undisturbed)
+    assert array_objects(output) == array_objects(undisturbed)
 
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("ceph")
 def test_on_a_real_server_with_ray_killed_and_resumed(mixed, model, undisturbed):
-    boto3.client("s3").create_bucket(Bucket="scenes")
-    bucket = "s3://scenes"
-    for file in [*mixed.glob("*.tif"), *Path(model).iterdir()]:
-        folder = "models/tiny" if file.parent == Path(model) else "in"
-        Folder(f"{bucket}/{folder}").write(file.name, file.read_bytes())
-    compute = {"executor": "ray", "workers": 2, "threads_per_worker": 1}
-    document = scene_settings(f"{bucket}/in", "", f"{bucket}/out.zarr", compute=compute)
-    document["model"]["url"] = f"{bucket}/models/tiny"
-    Folder(bucket).write("run.yaml", yaml.safe_dump(document).encode())
-    command = [sys.executable, "jobs/segment_region.py", "--config", f"{bucket}/run.yaml", "--json"]
-    job = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not any(Folder(f"{bucket}/out.zarr.run").listing("blocks/")):
-        assert job.poll() is None
-        time.sleep(0.2)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
+    bucket = make_bucket("scenes")
+    upload(f"{bucket}/in", mixed.glob("*.tif"))
+    upload(f"{bucket}/models/tiny", model.iterdir())
+    output, compute = f"{bucket}/out.zarr", {"executor": "ray", "workers": 2, "threads_per_worker": 1}
+    command = job_of(bucket, scene_settings(f"{bucket}/in", f"{bucket}/models/tiny", output, compute=compute))
+    kill_after_a_block(command, output)
+    done = run_job(command)
     assert done.returncode == 0, done.stderr
-    stored = Folder(f"{bucket}/out.zarr")
-    keys = [found.key for found in stored.listing() if not found.key.endswith("zarr.json")]
-    assert {key: stored.read(key) for key in keys} == array_objects(undisturbed)
+    assert array_objects(output) == array_objects(undisturbed)

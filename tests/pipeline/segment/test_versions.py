@@ -21,8 +21,8 @@ from pipeline.segment.plan_table import plan_table
 from pipeline.segment.run import plan_only, segment
 from pipeline.settings import load_settings
 from pipeline.storage import Folder
-from tests.pipeline.segment.nights import HEIGHT, WIDTH, Product, array_objects, computed
-from tests.pipeline.segment.scene import settings, write_scene
+from tests.pipeline.segment.nights import HEIGHT, WIDTH, Product, computed
+from tests.pipeline.segment.scene import array_objects, settings, write_scene
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,17 @@
-"""A small STAC API over real HTTP, in a process of its own: pages of items, searched by POST or GET.
+"""A small STAC API over real HTTP: pages of items, searched by POST or GET.
 
-Run as a script: a folder of items (``*.json``) and a page size; it prints its address and serves until its
-standard input ends. It answers ``collections``, ``bbox``, ``datetime`` (an interval) and a maximum cloud
-cover, and lists its requests at ``/requests``.
+Run as a program with a folder of items (``*.json``) and a page size. It answers ``collections``, ``bbox``,
+``datetime`` (an interval) and a maximum cloud cover, and lists its requests at ``/requests``.
 """
 
 import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from tests.pipeline.raster.server_process import process_of, serve
 
 CONFORMS_TO = [
     "https://api.stacspec.org/v1.0.0/core",
@@ -102,16 +103,11 @@ class Api(BaseHTTPRequestHandler):
         """Silence: pytest shows enough."""
 
 
-def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.items = [json.loads(path.read_text()) for path in sorted(Path(sys.argv[1]).glob("*.json"))]
-    server.page, server.log = int(sys.argv[2]), []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    server.shutdown()
+def served(items: Path, *, page: int) -> AbstractContextManager[str]:
+    """The address of an API of the items in a folder, so many on a page."""
+    return process_of(__name__, str(items), str(page))
 
 
 if __name__ == "__main__":
-    main()
+    items = [json.loads(path.read_text()) for path in sorted(Path(sys.argv[1]).glob("*.json"))]
+    serve(Api, items=items, page=int(sys.argv[2]), log=[])

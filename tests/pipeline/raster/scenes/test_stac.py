@@ -1,7 +1,6 @@
 """STAC items as scenes: from files and from an API with pages; what items say is used, and checked."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rasterio.warp import transform_bounds
 from pipeline.errors import BlockError, SettingsError, SourceError
 from pipeline.raster.scenes import look
 from tests.pipeline.raster.scenes.scene_files import PLACE, UTM33, find, moved, read, write_scene
+from tests.pipeline.raster.scenes.stac_api import served
 
 NUM_ITEMS = 11
 SIDE = 16
@@ -145,6 +145,12 @@ class TestFiles:
         with pytest.raises(SourceError, match=r"the asset 'nir', but item01 of 3 have none; item01 has B04"):
             find(**stac({"file": write_items(tmp_path / "items.json", items)}))
 
+    def test_a_word_for_a_number_is_named(self, tmp_path):
+        items = [item_of(tmp_path, 0)]
+        items[0]["properties"]["eo:cloud_cover"] = "some"
+        with pytest.raises(SourceError, match=r"eo:cloud_cover of item00 must be a number .*, got 'some'"):
+            find(**stac({"file": write_items(tmp_path / "items.json", items)}, cloud_cover_max=50))
+
     def test_a_file_that_is_not_as_its_item_says_fails_by_name(self, tmp_path):
         items = [item_of(tmp_path, 0)]
         items[0]["assets"]["B08"]["proj:shape"] = [SIDE, SIDE * 2]
@@ -189,11 +195,8 @@ class TestApi:
         for number in range(NUM_ITEMS):
             text = json.dumps(item_of(tmp_path, number))
             (tmp_path / "items" / f"{number:02d}.json").write_text(text)
-        script = Path(__file__).with_name("stac_api.py")
-        command = [sys.executable, str(script), str(tmp_path / "items"), "4"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-            yield server.stdout.readline().strip()
-            server.stdin.close()
+        with served(tmp_path / "items", page=4) as address:
+            yield address
 
     def test_all_pages_are_read(self, api):
         found = find(**stac({"url": api}))
