@@ -11,18 +11,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed
 
-from jobs.command_line import EXIT_HELP, run_job
+from jobs.command_line import make_bare_parser, run_job
 from pipeline.latest import resolve_latest
 from pipeline.segment.audit import audit_stored
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Audit a mosaic: every block stored, every object what its writer wrote.",
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_bare_parser("Audit a mosaic: every block stored, every object what its writer wrote.")
     parser.add_argument(
         "--mosaic",
         required=True,

@@ -36,20 +36,27 @@ EXIT_HELP = """exit codes:
 
 
 class JobParser(argparse.ArgumentParser):
-    """A command line together with the settings it fills."""
+    """A command line, and the settings that a file fills where the job takes one."""
 
     settings: type[BaseModel] | None = None
 
 
-def make_parser(description: str, settings: type[BaseModel]) -> JobParser:
-    """A parser with the flags that every job has, and a help text that lists every setting."""
+def make_bare_parser(description: str, settings: type[BaseModel] | None = None) -> JobParser:
+    """A parser without flags; its help text lists every setting, and what exit codes mean."""
+    about = [describe_settings(settings)] if settings else []
     parser = JobParser(
         description=description,
-        epilog=f"{describe_settings(settings)}\n\n{EXIT_HELP}",
+        epilog="\n\n".join([*about, EXIT_HELP]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # a flag added later must not change what a script's short form means
     )
     parser.settings = settings
+    return parser
+
+
+def make_parser(description: str, settings: type[BaseModel]) -> JobParser:
+    """A parser with the flags that every job with settings has."""
+    parser = make_bare_parser(description, settings)
     parser.add_argument("--config", metavar="FILE-OR-URL", help="settings as YAML or JSON")
     parser.add_argument(
         "--set",
@@ -78,7 +85,7 @@ def run_job(
     except Refused as error:
         return _fail("refused", str(error), as_json=as_json)
     except (Interrupted, KeyboardInterrupt) as error:
-        return _fail("interrupted", str(error) or "interrupted", as_json=as_json)
+        return _fail("interrupted", str(error) or "stopped; start again to go on", as_json=as_json)
     except TerrazzoError as error:
         return _fail("incomplete", str(error), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: every other error is a fault of ours

@@ -13,7 +13,7 @@ from pydantic import Field
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.config import RegionSettings
 from pipeline.latest import resolve_latest
 from pipeline.raster.export.cog import ExportedArray, export_cog
@@ -47,46 +47,49 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def load(options: argparse.Namespace) -> ExportSettings:
+    """Settings from file and flags."""
+    return load_settings(
+        ExportSettings,
+        config_url=options.config,
+        assignments=options.set,
+        flags={
+            "mosaic": options.mosaic,
+            "array": options.array,
+            "output": options.output,
+            "t": options.t,
+            "z": options.z,
+            **(parse_region(options.region) if options.region else {}),
+        },
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, export, tell."""
-    options = parse(arguments)
-
-    def job() -> dict[str, Any]:
-        settings = load_settings(
-            ExportSettings,
-            config_url=options.config,
-            assignments=options.set,
-            flags={
-                "mosaic": options.mosaic,
-                "array": options.array,
-                "output": options.output,
-                "t": options.t,
-                "z": options.z,
-                **(parse_region(options.region) if options.region else {}),
-            },
-        )
-        region = RegionWish(settings.region.polygon, settings.region.bbox, settings.region.window)
-        plane = Plane(settings.t, settings.z)
-        exported = export_cog(
-            resolve_latest(settings.mosaic), settings.array, settings.output, region=region, plane=plane
-        )
-        if not options.json:
-            sys.stdout.write(
-                f"{exported.url}: {exported.size_bytes} bytes written in {exported.seconds:.1f} s\n"
-            )
-        return {
-            "status": "complete",
-            "array": settings.array,
-            "output": exported.url,
-            "size_bytes": exported.size_bytes,
-            "seconds": exported.seconds,
-        }
-
-    return run_job(
-        job,
-        as_json=options.json,
-        traceback_folder=lambda: f"{options.output}.run" if options.output else None,
+    return run_with_config(
+        parse(arguments),
+        load,
+        _export,
+        tell="{output}: {size_bytes} bytes written in {seconds:.1f} s\n".format_map,
+        traceback_folder=lambda settings: f"{settings.output}.run",
     )
+
+
+def _export(settings: ExportSettings) -> dict[str, Any]:
+    exported = export_cog(
+        resolve_latest(settings.mosaic),
+        settings.array,
+        settings.output,
+        region=RegionWish(settings.region.polygon, settings.region.bbox, settings.region.window),
+        plane=Plane(settings.t, settings.z),
+    )
+    return {
+        "status": "complete",
+        "array": settings.array,
+        "output": exported.url,
+        "size_bytes": exported.size_bytes,
+        "seconds": exported.seconds,
+    }
 
 
 if __name__ == "__main__":

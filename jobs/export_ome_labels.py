@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
-from pipeline.raster.export.ome_labels import ExportedLabels, export_labels, export_labels_into
+from jobs.command_line import make_parser, run_with_config
+from pipeline.raster.export.ome_labels import export_labels, export_labels_into
 from pipeline.settings import Settings, load_settings
 
 
@@ -51,36 +51,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def export(settings: LabelSettings) -> ExportedLabels:
-    """Into the image, or beside it."""
-    if settings.output is not None:
-        return export_labels(settings.mosaic, settings.output, image_url=settings.image)
-    return export_labels_into(settings.mosaic, str(settings.image), name=settings.name)
+def load(options: argparse.Namespace) -> LabelSettings:
+    """Settings from file and flags."""
+    flags = {name: getattr(options, name) for name in ("mosaic", "image", "output", "name")}
+    return load_settings(LabelSettings, config_url=options.config, assignments=options.set, flags=flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, export, tell."""
-    options = parse(arguments)
-
-    def job() -> dict[str, Any]:
-        flags = {name: getattr(options, name) for name in ("mosaic", "image", "output", "name")}
-        settings = load_settings(
-            LabelSettings, config_url=options.config, assignments=options.set, flags=flags
-        )
-        exported = export(settings)
-        if not options.json:
-            sys.stdout.write(
-                f"{exported.url}: {exported.levels} levels of OME-NGFF {exported.version} written in "
-                f"{exported.seconds:.1f} s\n"
-            )
-        report = asdict(exported)
-        return {"status": "complete", "output": report.pop("url"), **report}
-
-    return run_job(
-        job,
-        as_json=options.json,
-        traceback_folder=lambda: f"{options.output}.run" if options.output else None,
+    return run_with_config(
+        parse(arguments),
+        load,
+        _export,
+        tell="{output}: {levels} levels of OME-NGFF {version} written in {seconds:.1f} s\n".format_map,
+        traceback_folder=lambda settings: f"{settings.output}.run" if settings.output else None,
     )
+
+
+def _export(settings: LabelSettings) -> dict[str, Any]:
+    """Into the image, or beside it."""
+    if settings.output is not None:
+        exported = export_labels(settings.mosaic, settings.output, image_url=settings.image)
+    else:
+        exported = export_labels_into(settings.mosaic, str(settings.image), name=settings.name)
+    report = asdict(exported)
+    return {"status": "complete", "output": report.pop("url"), **report}
 
 
 if __name__ == "__main__":

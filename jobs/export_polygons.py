@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.config import RegionSettings
 from pipeline.raster.export.region import RegionWish, parse_region
 from pipeline.raster.plane import Plane
@@ -111,34 +111,30 @@ def by_name_or_index(text: str | None) -> tuple[str | int, ...] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, export, tell."""
-    options = parse(arguments)
-
-    def job() -> dict[str, Any]:
-        settings = load(options)
-        region = settings.region
-        wish = PolygonWish(
-            classes=settings.classes,
-            region=RegionWish(region.polygon, region.bbox, region.window),
-            min_area=settings.min_area,
-            simplify_px=settings.simplify,
-            connectivity=settings.connectivity,
-            units=settings.units,
-            plane=Plane(settings.t, settings.z),
-        )
-        exported = export_polygons(settings.mosaic, settings.output, wish)
-        if not options.json:
-            sys.stdout.write(
-                f"{exported.url}: {exported.features} features of {exported.pixels} px, "
-                f"{exported.size_bytes} bytes written in {exported.seconds:.1f} s\n"
-            )
-        report = asdict(exported)
-        return {"status": "complete", "output": report.pop("url"), **report}
-
-    return run_job(
-        job,
-        as_json=options.json,
-        traceback_folder=lambda: f"{options.output}.run" if options.output else None,
+    return run_with_config(
+        parse(arguments),
+        load,
+        _export,
+        tell=(
+            "{output}: {features} features of {pixels} px, {size_bytes} bytes written in {seconds:.1f} s\n"
+        ).format_map,
+        traceback_folder=lambda settings: f"{settings.output}.run",
     )
+
+
+def _export(settings: PolygonSettings) -> dict[str, Any]:
+    region = settings.region
+    wish = PolygonWish(
+        classes=settings.classes,
+        region=RegionWish(region.polygon, region.bbox, region.window),
+        min_area=settings.min_area,
+        simplify_px=settings.simplify,
+        connectivity=settings.connectivity,
+        units=settings.units,
+        plane=Plane(settings.t, settings.z),
+    )
+    report = asdict(export_polygons(settings.mosaic, settings.output, wish))
+    return {"status": "complete", "output": report.pop("url"), **report}
 
 
 if __name__ == "__main__":

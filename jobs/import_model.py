@@ -24,10 +24,10 @@ from deeplab_core.checkpoint import save_checkpoint
 from deeplab_core.config import ModelConfig
 from deeplab_core.foreign import from_smp, from_torchvision, from_vainf
 from deeplab_core.segmenter import Segmenter
-from jobs.command_line import EXIT_HELP, run_job
+from jobs.command_line import make_parser, run_with_config
 from pipeline.errors import ModelError, SettingsError
-from pipeline.settings import Settings, describe_settings, load_settings
-from pipeline.storage import Folder, read_url
+from pipeline.settings import Settings, load_settings
+from pipeline.storage import Folder, read_url, redact
 
 IMPORTERS: Mapping[str, Callable[[Mapping[str, Tensor], ModelConfig], Segmenter]] = {
     "torchvision": from_torchvision,
@@ -57,64 +57,62 @@ class ImportConfig(ModelConfig, Settings):
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Bring a model of another library into a checkpoint of ours.",
-        epilog=f"the config file:\n{describe_settings(ImportConfig)}\n\n{EXIT_HELP}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("Bring a model of another library into a checkpoint of ours.", ImportConfig)
     parser.add_argument(
         "--from", dest="provider", choices=sorted(IMPORTERS), required=True, help="whose weights they are"
     )
     parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="state dict: .safetensors, or .pth without code"
+        "--weights", required=True, metavar="URL", help="state dict: .safetensors, or .pth without code"
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML or JSON: the graph, mean, std")
     parser.add_argument("--output", required=True, metavar="URL", help="directory or prefix to write to")
-    parser.add_argument("--json", action="store_true", help="the last line of stdout is the result, as JSON")
     return parser.parse_args(arguments)
+
+
+def load(options: argparse.Namespace) -> ImportConfig:
+    """Settings from a file and ``--set``."""
+    return load_settings(ImportConfig, config_url=options.config, assignments=options.set, flags={})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, import, tell."""
     options = parse(arguments)
 
-    def job() -> dict[str, Any]:
-        sha256 = import_model(options.provider, options.weights, options.config, options.output)
-        if not options.json:
-            sys.stdout.write(f"imported into {options.output}: sha256 {sha256}\n")
-        return {"status": "complete", "model": options.output, "sha256": sha256}
+    def work(config: ImportConfig) -> dict[str, Any]:
+        sha256 = import_model(options.provider, options.weights, config, options.output)
+        return {"status": "complete", "model": redact(options.output), "sha256": sha256}
 
-    return run_job(job, as_json=options.json, traceback_folder=lambda: None)
+    tell = "imported into {model}: sha256 {sha256}\n".format_map
+    return run_with_config(options, load, work, tell=tell, traceback_folder=lambda _: None)
 
 
-def import_model(library: str, weights_url: str, config_url: str, output_url: str) -> str:
+def import_model(library: str, weights_url: str, config: ImportConfig, output_url: str) -> str:
     """Map foreign weights into our graph, write a checkpoint and give its sha256.
 
     Args:
         library: Whose weights they are.
         weights_url: The state dict.
-        config_url: The graph, and what the checkpoint says beside it.
+        config: The graph, and what the checkpoint says beside it.
         output_url: Where the checkpoint goes.
     """
-    config = load_settings(ImportConfig, config_url=config_url, assignments=(), flags={})
-    beside = _statistics(config, config_url) | {"colors": config.colors}
+    beside = _statistics(config) | {"colors": config.colors}
     graph = ModelConfig.model_validate(config.model_dump(exclude={"mean", "std", "colors"}))
     data = read_url(weights_url)
-    state_dict = _state_dict(data, weights_url)
+    weights = redact(weights_url)
+    state_dict = _state_dict(data, weights)
     folder = Folder.at(output_url)
     lineage = {
         "parent": f"sha256:{hashlib.sha256(data).hexdigest()}",
-        "data": {"imported_from": library, "weights": weights_url.rpartition("/")[2]},
+        "data": {"imported_from": library, "weights": weights.rpartition("/")[2]},
     }
     try:
         model = IMPORTERS[library](state_dict, graph)
         metadata = save_checkpoint(model, folder.url, **beside, lineage=lineage, write_bytes=folder.write)
     except (ValueError, ImportError) as error:
-        raise ModelError(f"{weights_url} cannot be imported with {config_url}: {error}") from error
+        raise ModelError(f"{weights} cannot be imported into {graph.arch}: {error}") from error
     return metadata.sha256
 
 
-def _statistics(config: ImportConfig, config_url: str) -> dict[str, Any]:
+def _statistics(config: ImportConfig) -> dict[str, Any]:
     """Bands, mean and std; nothing is assumed of imagery that is not red, green, blue."""
     numbers = range(1, config.in_channels + 1)
     is_rgb = config.in_channels == 3 and config.bands in (None, _RGB)
@@ -126,7 +124,7 @@ def _statistics(config: ImportConfig, config_url: str) -> dict[str, Any]:
         return {"bands": bands} | _RGB_STATISTICS
     raise SettingsError(
         f"mean and std must both be given for each of the {config.in_channels} bands (for red, green, blue "
-        f"neither need be), got mean={config.mean} and std={config.std} in {config_url}"
+        f"neither need be), got mean={config.mean} and std={config.std}"
     )
 
 

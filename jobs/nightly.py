@@ -20,6 +20,7 @@ from jobs.command_line import make_parser, run_job
 from pipeline.errors import Interrupted
 from pipeline.kubernetes.nightly import NightlyConfig, run_once
 from pipeline.settings import load_settings
+from pipeline.signals import handled
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -44,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, tell; the exit code is the RayJob's."""
     options = parse(arguments)
     report: dict[str, Any] = {}
-    signal.signal(signal.SIGTERM, _stop_watching)
 
     def job() -> dict[str, Any]:
         report.update(run_once(load(options)))
         return report
 
-    code = run_job(job, as_json=options.json, traceback_folder=lambda: None)
+    with handled([signal.SIGTERM], _stop_watching):
+        code = run_job(job, as_json=options.json, traceback_folder=lambda: None)
     return report.get("exit_code", code)
 
 

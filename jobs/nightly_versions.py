@@ -12,17 +12,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import EXIT_HELP, run_job
+from jobs.command_line import make_bare_parser, run_job
 from pipeline.segment.nightly.restore import find_product, list_versions, restore
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="List the versions of a nightly product, and give readers an older one back.",
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_bare_parser("List the versions of a nightly product, and give readers an older one back.")
     parser.add_argument(
         "--product", required=True, metavar="URL", help="output.url of the nightly run, or its latest.json"
     )

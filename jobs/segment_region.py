@@ -5,6 +5,7 @@ ray job submit --working-dir . -- python jobs/segment_region.py --config s3://bu
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ from pipeline.config import RunConfig
 from pipeline.segment.each import one_config_each, run_each
 from pipeline.segment.plan_table import plan_table
 from pipeline.segment.run import plan_only, segment
-from pipeline.segment.signals import interrupted_by_sigterm
 from pipeline.settings import load_settings
+from pipeline.signals import interrupted_by
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _plan_and_tell(configs, options)
         return run(configs[0]) if len(configs) == 1 else run_each(configs, run)
 
-    with interrupted_by_sigterm():
+    with interrupted_by(signal.SIGTERM):
         return run_job(
             job, as_json=options.json, traceback_folder=lambda: f"{begun[-1]}.run" if begun else None
         )

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import make_parser, run_job
+from jobs.command_line import JobParser, make_bare_parser, make_parser, run_job
 from pipeline.settings import Settings, load_settings
 from pipeline.storage import redact
 from pipeline.train.tiles.import_set import PUBLIC_SETS, import_set
@@ -58,7 +58,7 @@ class ImportConfig(Settings):
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Make and extend tile sets.")
+    parser = make_bare_parser("Make and extend tile sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     index = _add(commands, "index", "Index image-label pairs; what is known and unchanged is not read again.")
     index.add_argument("url", metavar="URL", help="folder or prefix with images and labels")
@@ -86,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, description: str
+    commands: "argparse._SubParsersAction[JobParser]", name: str, description: str
 ) -> argparse.ArgumentParser:
     shared = make_parser(description, IndexConfig if name == "index" else ImportConfig)
-    return commands.add_parser(
+    parser = commands.add_parser(
         name,
         parents=[shared],
         add_help=False,
@@ -97,7 +97,10 @@ def _add(
         description=description,
         epilog=shared.epilog,
         formatter_class=shared.formatter_class,
+        allow_abbrev=False,
     )
+    parser.settings = shared.settings
+    return parser
 
 
 def _index(options: argparse.Namespace) -> tuple[Indexed, Manifest | None]:

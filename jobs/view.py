@@ -14,19 +14,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where nothing is installed: a working dir
 
-from jobs.command_line import run_job
+from jobs.command_line import make_bare_parser, run_job
 from pipeline.errors import SettingsError
 from pipeline.latest import resolve_latest
 from pipeline.raster.mosaic import Mosaic
 from pipeline.report.viewer.server import Viewer, make_server
+from pipeline.signals import handled
 from pipeline.storage import redact
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Serve a zoomable map of a mosaic to this machine's browser, until Ctrl+C."
-    )
+    parser = make_bare_parser("Serve a zoomable map of a mosaic to this machine's browser, until Ctrl+C.")
     parser.add_argument("--mosaic", required=True, metavar="URL", help="mosaic, or a product's latest.json")
     parser.add_argument("--source", metavar="URL", help="raster to show below; else what it was made from")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1; 0: any free one")
@@ -41,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = resolve_latest(options.mosaic)
         viewer = Viewer(Mosaic.open(url), name=redact(url).rsplit("/", 1)[-1], source_url=options.source)
         with closing(viewer), _server(viewer, options.port) as server:
-            sys.stdout.write(f"http://127.0.0.1:{server.server_port}/\n")
-            sys.stdout.flush()
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
-                server.serve_forever()
+                with handled([signal.SIGTERM], signal.default_int_handler):
+                    sys.stdout.write(f"http://127.0.0.1:{server.server_port}/\n")
+                    sys.stdout.flush()
+                    server.serve_forever()
             except KeyboardInterrupt:
                 sys.stderr.write("\n")
         return {"status": "complete"}

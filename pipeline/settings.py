@@ -4,7 +4,10 @@ One base class, one loader and one help text for every job.
 """
 
 import difflib
+import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, TypeVar
 
 import yaml
@@ -13,6 +16,9 @@ from pydantic.fields import FieldInfo
 
 from pipeline.errors import SettingsError
 from pipeline.storage import read_url, redact
+
+ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
+"""A name and its meaning in a docstring, on as many lines as it takes."""
 
 
 class Settings(BaseModel):
@@ -61,12 +67,26 @@ def load_settings(
 
 def setting_names(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting's dotted name and its definition, in the order of the file."""
+    documented = _documented(kind)
     for name, field in kind.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from setting_names(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
+            continue
+        if field.description is None and name in documented:
+            field = copy(field)  # noqa: PLW2901
+            field.description = documented[name]
+        yield f"{prefix}{name}", field
+
+
+def _documented(kind: type[BaseModel]) -> dict[str, str]:
+    """What docstrings say of fields below "Attributes:", as in the model library."""
+    found: dict[str, str] = {}
+    for ancestor in reversed(kind.__mro__):
+        _, _, listing = inspect.cleandoc(ancestor.__doc__ or "").partition("\nAttributes:\n")
+        for name, meaning in ATTRIBUTE.findall(listing):
+            found[name] = " ".join(meaning.split())
+    return found
 
 
 def describe_settings(kind: type[BaseModel]) -> str:

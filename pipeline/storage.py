@@ -215,18 +215,19 @@ class Folder:
     def delete(self, keys: list[str]) -> None:
         """Remove objects; those already gone do not matter."""
         with explained("delete from", self.url):
-            if not is_local(self.url):
+            try:
                 obstore.delete(self._store(), keys)
-                return
-            for key in keys:  # files are deleted one by one anyway, and one that is gone stops a bulk request
-                with suppress(FileNotFoundError):
-                    obstore.delete(self._store(), key)
+            except FileNotFoundError:  # S3 does not mind; elsewhere one that is gone stops those after it
+                for key in keys:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(self._store(), key)
 
     def delete_all(self) -> None:
         """Remove everything below."""
         if is_local(self.url):
             if Path(self.url).is_dir():
-                shutil.rmtree(self.url)
+                with explained("delete", self.url, missing_is_fault=True):
+                    shutil.rmtree(self.url)
             return
         self.delete([found.key for found in self.listing()])
 
@@ -250,8 +251,12 @@ class Folder:
 
 def read_url(url: str | Path) -> bytes:
     """The bytes of one object or file."""
-    parent, name = split_url(normalise_url(url))
+    normal = normalise_url(url)
     try:
+        if is_signed(normal):  # by its query, which must be sent as it is
+            with explained("read", normal):
+                return bytes(obstore.get(_open_store(normal), "").bytes())
+        parent, name = split_url(normal)
         return Folder(parent).read(name)
     except FileNotFoundError as error:
         where = redact(str(url))

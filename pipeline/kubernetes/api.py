@@ -85,6 +85,8 @@ class KubernetesApi:
                 f"there must be a service account's token at {folder / 'token'}; there is none: run this in "
                 "a pod with automountServiceAccountToken, or name the folder with api.account_folder"
             )
+        if namespace is None and not (folder / "namespace").is_file():
+            raise Refused(f"api.namespace must be given where there is no {folder / 'namespace'} to say it")
         authority = folder / "ca.crt"
         context = ssl.create_default_context(cafile=str(authority) if authority.is_file() else None)
         return cls(

@@ -68,15 +68,16 @@ def test_only_finished_versions_have_a_record(registry):
 def test_a_registry_stands_for_its_champions_model(registry):
     url = registry.folder.url
     assert find_model(url) == (url, None)
-    registry.promote("v-1", "a" * 64, None)
-    assert find_model(url) == (f"{url}/versions/v-1/model", "v-1")
+    champion = registry.promote("v-1", "a" * 64, None)
+    assert find_model(url) == (f"{url}/versions/v-1/model", champion)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "must be JSON"),
-        ("[]", "must hold version, sha256"),
+        ("[]", "must hold version, sha256, promoted and previous, got list"),
+        ("7", "must hold version, sha256, promoted and previous, got int"),
         ('{"version": "v-1"}', "must hold version, sha256, promoted and previous, got .'version'."),
         (json.dumps({"version": 1, "sha256": "a", "promoted": "", "previous": None}), "must be words"),
     ],

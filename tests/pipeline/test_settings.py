@@ -166,3 +166,23 @@ class TestHelp:
         for name, field in setting_names(Ship):
             if not field.is_required():
                 assert load("name=x", f"{name}={default_text(field)}") == Ship(name="x")
+
+
+def test_a_field_may_be_explained_by_its_class():
+    class Explained(Settings):
+        """Some settings.
+
+        Attributes:
+            near: In m, as far
+                as one sees.
+            far: Not shown, since the field says it itself.
+        """
+
+        near: int = 1
+        far: Annotated[int, Field(description="in km")] = 2
+
+    assert {name: field.description for name, field in setting_names(Explained)} == {
+        "near": "In m, as far as one sees.",
+        "far": "in km",
+    }
+    assert Explained.model_fields["near"].description is None, "the class itself is left as it is"
