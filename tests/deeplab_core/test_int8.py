@@ -263,7 +263,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda _: calibrated(side_px=33, arch="deeplabv2").calibration, r"knows head\.classifiers\.0"),
+            (lambda _: calibrated(side_px=33, arch="deeplabv1").calibration, r"knows head\.context\.0"),
             (
                 lambda _: calibrated(side_px=33, arch="deeplabv2", backbone="resnet34").calibration,
                 r"knows backbone\.layer1\.2\.conv1 with 64 inputs",
