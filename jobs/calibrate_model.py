@@ -1,4 +1,4 @@
-"""Make a model ready for inference in 8 bits, which is about twice as fast on CPU.
+"""Make a model ready for inference in 8 bits, which on CPU is 1.7 times as fast as in bf16.
 
 python jobs/calibrate_model.py --model URL --source URL --output URL
 """
