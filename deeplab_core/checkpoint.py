@@ -2,7 +2,8 @@
 
 No pickle, no download: the graph is rebuilt from its config and loaded strictly. Readers and writers of bytes
 can be passed in, so that a prefix in a bucket serves as well as a directory; `model.json` is written last and
-holds the digest of the weights, so that a half-written or mixed checkpoint is always found out.
+holds the digest of the weights, so that a half-written or mixed checkpoint is always found out. What 8-bit
+inference must know of a model, if it was calibrated, lies beside its weights and under the same digest.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ from deeplab_core.packed import can_pack, pack
 from deeplab_core.prepared import FloatPrecision, Precision, Preparation, PreparedModel, Size
 from deeplab_core.scales import scaled_size_px
 from deeplab_core.segmenter import Segmenter
-from deeplab_core.simplify import simplify
+from deeplab_core.simplify import Simplified, simplify
 
 logger = logging.getLogger(__name__)
 
@@ -86,21 +86,28 @@ def prepare_for_inference(
     sizes_px = [scaled_size_px(size_px, scale, model.input_multiple_px) for scale in scales]
     with torch.inference_mode(mode=False), torch.no_grad():
         simplified = simplify(model, target, side_px=min(sizes_px))
-        preparation = Preparation(
-            precision=chosen,
-            float_precision=_float_precision(chosen, target),
-            device=str(target),
-            channels_last=channels_last,
-            crops_per_call=_CPU_CROPS_PER_CALL if target.type == "cpu" else batch,
-            folded=len(simplified.folding.folded),
-            unfolded=simplified.folding.left,
-            fast_decoder=simplified.fast_decoder,
-        )
         replica = simplified.model
+        preparation = _record(simplified, chosen, target, channels_last=channels_last, batch=batch)
         if chosen == "int8":
             preparation = replace(preparation, quantised=_quantise(replica, model, preparation, sizes_px[0]))
         replica.to(dtype=preparation.dtype).to(memory_format=preparation.memory_format)
         return _compiled(replica, preparation, compile, sizes_px)
+
+
+def _record(
+    simplified: Simplified, precision: Precision, device: torch.device, *, channels_last: bool, batch: int
+) -> Preparation:
+    """What is known before anything is exchanged or compiled."""
+    return Preparation(
+        precision=precision,
+        float_precision=_float_precision(precision, device),
+        device=str(device),
+        channels_last=channels_last,
+        crops_per_call=_CPU_CROPS_PER_CALL if device.type == "cpu" else batch,
+        folded=len(simplified.folding.folded),
+        unfolded=simplified.folding.left,
+        fast_decoder=simplified.fast_decoder,
+    )
 
 
 def _quantise(replica: Segmenter, model: Segmenter, preparation: Preparation, side_px: int) -> int:

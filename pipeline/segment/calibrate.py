@@ -23,7 +23,7 @@ from pipeline.segment.normalise import Normaliser
 from pipeline.storage import Folder, redact
 
 NUM_CHECKED = 8
-"""Crops on which labels are compared, besides those that were calibrated on."""
+"""Crops on which labels are compared; of those that were calibrated on only where there are no others."""
 
 TRIES_PER_CROP = 20
 WELL_FILLED = 0.5
@@ -50,7 +50,7 @@ def calibrate_model(config: RunConfig, output_url: str, *, num_crops: int) -> di
     try:
         model = load_checkpoint(redact(folder.url), read_bytes=folder.read)
         crops = list(_crops(inspection, config.crop.size_px, num_crops + NUM_CHECKED))
-        checked, measured = crops[:NUM_CHECKED], crops[NUM_CHECKED:] or crops
+        measured, checked = crops[:num_crops], crops[num_crops:] or crops[:NUM_CHECKED]
         model.calibration = calibrate(model, measured, scales=config.inference.scales)
         sha256 = _save(model, inspection, Folder.at(output_url))
     except (CheckpointError, ValueError) as error:

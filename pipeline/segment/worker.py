@@ -37,7 +37,7 @@ class NetworkSpec:
 
     Attributes:
         folder: Where the checkpoint lies.
-        precision: fp32, bf16 or fp16.
+        precision: fp32, bf16, fp16 or int8.
         compile: Whether it is compiled.
         scales: Sizes at which each crop is seen.
         flips: Mirrorings.

@@ -160,6 +160,11 @@ class TestCrops:
         report = calibrate_model(config(scene, model, tmp_path), str(tmp_path / "out"), num_crops=4)
         assert report["crops"] == 1
 
+    def test_where_crops_are_few_measuring_comes_before_comparing(self, model, tmp_path) -> None:
+        scene = write_scene(tmp_path / "small.tif", 131, 130, holes=False)  # six places at most
+        report = calibrate_model(config(scene, model, tmp_path), str(tmp_path / "out"), num_crops=4)
+        assert report["crops"] == 4
+
     def test_a_source_without_data_is_refused_and_nothing_is_written(self, scene, model, tmp_path) -> None:
         empty = tmp_path / "empty.tif"
         with rasterio.open(scene) as source, rasterio.open(empty, "w", **source.profile) as target:
